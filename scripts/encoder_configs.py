@@ -1,6 +1,6 @@
 """Writes conf/encoder/: one file for each current SMP encoder, and `timm` for any other.
 
-    python scripts/encoder_configs.py
+python scripts/encoder_configs.py
 
 """
 
@@ -13,7 +13,9 @@ ENCODER_DIR = Path(__file__).parents[1] / "conf" / "encoder"
 
 def render() -> dict[str, str]:
     """File name → text of every encoder option."""
-    texts = {"timm.yaml": "# Any timm model: encoder=timm encoder.name=tu-…\nname: ???\nweights: ${data.encoder_weights}\n"}
+    texts = {
+        "timm.yaml": "# Any timm model: encoder=timm encoder.name=tu-…\nname: ???\nweights: ${data.encoder_weights}\n"
+    }
     for name, entry in encoders.items():
         weights = ", ".join(entry["pretrained_settings"])
         texts[f"{name}.yaml"] = f"# Weights: {weights}\nname: {name}\nweights: ${{data.encoder_weights}}\n"

@@ -131,7 +131,9 @@ class LossConfig:
         rule = "give null, balanced, or a list of numbers >= 0, one for each class"
         _check(weights in (None, "balanced") or numbers, "loss.class_weights", weights, rule)
         only_ce = self.name in ("cross_entropy", "ce_dice")
-        _check(only_ce or weights is None, "loss.class_weights", weights, f"loss.name={self.name} takes no class weights")
+        _check(
+            only_ce or weights is None, "loss.class_weights", weights, f"loss.name={self.name} takes no class weights"
+        )
         rule = f"loss.name={self.name} takes no label smoothing"
         _check(only_ce or self.label_smoothing == 0, "loss.label_smoothing", self.label_smoothing, rule)
 
@@ -171,6 +173,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _one_of("data.format", self.format, ("coco", "folder", "toy"))
+        rule = f"data={self.name} needs the folder that its files are relative to: data.root=DIR"
+        _check(self.format == "toy" or self.root is not None, "data.root", self.root, rule)
         _one_of("data.overlap", self.overlap, ("highest_class", "smallest_on_top"))
         fractions = (self.val_fraction, self.test_fraction)
         rule = "fractions lie in (0, 1) and leave images to train on"
@@ -180,7 +184,9 @@ class DataConfig:
         _check(unique, "data.classes", self.classes, "a class name stands twice")
         for category, name in self.class_of.items():
             known = name is None or name in self.classes
-            _check(known, f"data.class_of.{category}", name, f"no such class; data.classes has {', '.join(self.classes)}")
+            _check(
+                known, f"data.class_of.{category}", name, f"no such class; data.classes has {', '.join(self.classes)}"
+            )
         if self.num_folds is None:
             _check(self.fold is None, "data.fold", self.fold, "give data.num_folds too")
         else:
@@ -229,7 +235,7 @@ class RuntimeConfig:
     device: str
     """auto (CUDA where there is one), cpu or cuda."""
     num_threads: int | None
-    """CPU threads; null takes the cores that this process may use. A run that continues keeps the number it began with."""
+    """CPU threads; null takes the cores that this process may use. A run that continues keeps its number."""
     num_workers: int | None
     """Loader processes; null chooses: none where the cache makes them needless."""
     cache: bool
@@ -322,8 +328,12 @@ def to_config(composed: DictConfig) -> Config:
         ConfigError: A value is outside its range.
         omegaconf.errors.OmegaConfBaseException: A value is missing or has the wrong type.
     """
-    values = {f.name: composed[f.name] for f in dataclasses.fields(Config)}
-    return Config(**{k: OmegaConf.to_object(v) if OmegaConf.is_config(v) else v for k, v in values.items()})
+    groups: dict[str, Any] = {
+        field.name: OmegaConf.to_object(composed[field.name])
+        for field in dataclasses.fields(Config)
+        if field.name != "seed"
+    }
+    return Config(seed=composed.seed, **groups)
 
 
 def register() -> None:

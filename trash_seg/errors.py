@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: shown as one message without a traceback."""
+"""Errors that are the user's to mend, shown as one message without a traceback; and other ways for a run to end."""
 
 
 class UserError(Exception):
@@ -19,3 +19,15 @@ class WeightsError(UserError):
 
 class UnsupportedPairError(Exception):
     """SMP cannot build this encoder with this decoder. The message is SMP's reason in one line; it is no failure."""
+
+
+class RunInterrupted(Exception):
+    """The run was asked to stop and has saved where it is."""
+
+
+class LockLostError(Exception):
+    """Another process has taken the run's directory; this one must not write into it any more."""
+
+
+class DivergedError(Exception):
+    """A loss became NaN or infinite. The message says at which epoch and step."""

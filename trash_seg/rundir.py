@@ -33,7 +33,8 @@ class RunDir:
         self.last_path = self.path / "last.ckpt"
         self.previous_path = self.path / "previous.ckpt"
         self.confusion_path = self.path / "confusion.npz"
-        self.samples_path = self.path / "samples.png"
+        self.samples_path = self.path / "samples.npz"
+        self.picture_path = self.path / "samples.png"
         self.log_path = self.path / "train.log"
         self.lock_path = self.path / "run.lock"
         self.tensorboard_dir = self.path / "tensorboard"
@@ -62,6 +63,11 @@ class RunDir:
         if status.get("state") not in STATES:
             raise ValueError(f"{self.status_path}: state {status.get('state')!r} is none of {', '.join(STATES)}")
         return status
+
+    def remove_leftovers(self) -> None:
+        """Removes what a killed writer left aside. Only for the holder of the run's lock."""
+        for path in self.path.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replaces the status. NaN and infinity are refused: a number that does not exist is None."""
@@ -93,12 +99,13 @@ class RunDir:
         write_text(self.history_path, buffer.getvalue())
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, previous: Path | None = None) -> None:
     """Writes a file aside, then puts it in place at once: the name never holds a part of a file.
 
     Args:
         path: Final name; its directory exists.
         write: Called with the open binary file.
+        previous: Where the file that is replaced goes, if it is to be kept.
 
     Raises:
         OSError: Nothing is left under either name that was not there before.
@@ -110,6 +117,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(aside, 0o666 & ~_UMASK)
+        if previous is not None and path.exists():
+            os.replace(path, previous)
         os.replace(aside, path)
     except BaseException:
         with suppress(FileNotFoundError):

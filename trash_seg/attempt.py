@@ -1,0 +1,239 @@
+"""One process's work on a run, and the status it keeps. Imports torch only once there is work to do."""
+
+import dataclasses
+import importlib.metadata
+import logging
+import platform
+import shlex
+import socket
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from trash_seg import __version__
+from trash_seg.config import Config
+from trash_seg.errors import DivergedError, LockLostError, RunInterrupted, UnsupportedPairError, UserError
+from trash_seg.rundir import RunDir
+from trash_seg.stop import StopRequest, stop_on_signals
+
+if TYPE_CHECKING:
+    from trash_seg.engine.fit import Position
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "timm", "albumentations", "numpy")
+EXIT_CODES = {"done": 0, "unsupported": 0, "failed": 1, "diverged": 1, "interrupted": 75, "running": 75}
+"""75 is the system's code for "try again later": the same command goes on."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended, for people and for schedulers."""
+
+    state: str
+    """One of rundir.STATES; `running` means that another process works on it."""
+    message: str
+
+    @property
+    def exit_code(self) -> int:
+        """Of the process: 0 done or unsupported, 1 failed or diverged, 75 to be continued."""
+        return EXIT_CODES[self.state]
+
+
+class Attempt:
+    """One process's work on a run: keeps its status true from the first moment to the last."""
+
+    def __init__(
+        self,
+        config: Config,
+        files: RunDir,
+        *,
+        stop: StopRequest,
+        overrides: Sequence[str],
+        before: dict[str, Any] | None,
+    ) -> None:
+        self.config, self.files, self.stop = config, files, stop
+        self.started = time.monotonic()
+        before = before or {}
+        self.seconds_before: float = before.get("seconds", 0.0)
+        self.num_threads: int | None = before.get("environment", {}).get("num_threads") or config.runtime.num_threads
+        self.status: dict[str, Any] = {
+            "run": config.run_id,
+            "hash": config.hash,
+            "seed": config.seed,
+            "state": "running",
+            "config": dataclasses.asdict(config),
+            "overrides": list(overrides),
+            "command": shlex.join(["python", "-m", "trash_seg.train", *overrides]),
+            "parameters": None,
+            "gflops": None,
+            "environment": _environment(num_threads=self.num_threads),
+            "data": None,
+            "started": before.get("started", _now()),
+            "attempts": before.get("attempts", 0) + 1,
+            "epoch": before.get("epoch", 0),
+            "epochs": config.training.epochs,
+            "best": before.get("best"),
+            "last": before.get("last"),
+            "peak_memory_bytes": None,
+        }
+
+    def run(self) -> Outcome:
+        """Trains; whatever happens ends as a state in the status."""
+        self.files.remove_leftovers()
+        try:
+            self.write("running")
+            with stop_on_signals(self.stop):
+                self.train()
+        except UnsupportedPairError as error:
+            return self.end("unsupported", f"unsupported: {error}", error=str(error))
+        except DivergedError as error:
+            return self.end("diverged", f"diverged: {error}", error=str(error), hint="a lower optimizer.lr may help")
+        except (RunInterrupted, KeyboardInterrupt) as error:
+            reason = str(error) or "SIGINT"
+            return self.end("interrupted", f"interrupted ({reason}); the same command goes on", error=reason)
+        except LockLostError as error:
+            return Outcome("running", f"{self.files.path}: {error}; nothing more was written")
+        except UserError as error:
+            return self.end("failed", str(error), error=str(error))
+        except Exception as error:
+            return self.fail(error)
+        best = self.status["best"]
+        return self.end("done", f"done: mIoU {best['miou']:.4f} at epoch {best['epoch']}")
+
+    def train(self) -> None:
+        """Device, network, data, loop, pictures: what is cheap to find wrong comes first."""
+        import torch
+
+        from trash_seg.data.dataset import open_dataset
+        from trash_seg.data.loader import Loader
+        from trash_seg.engine.fit import Fit
+        from trash_seg.engine.loss import build_loss
+        from trash_seg.engine.samples import write_samples
+        from trash_seg.engine.step import Step, check_precision, choose_device
+        from trash_seg.models.build import build_model
+
+        config, training = self.config, self.config.training
+        device = choose_device(config.runtime.device)
+        check_precision(training.precision, device)
+        if self.num_threads is not None:
+            torch.set_num_threads(self.num_threads)
+        torch.use_deterministic_algorithms(training.deterministic)
+        self.status["environment"].update(device=_device_name(device), num_threads=torch.get_num_threads())
+        torch.manual_seed(config.seed)
+        model = build_model(config)
+        self.status["parameters"] = sum(p.numel() for p in model.parameters())
+        dataset = open_dataset(config.data, image_size=training.image_size, runtime=config.runtime)
+        self.note_data(dataset.fingerprint, len(dataset.train.names), len(dataset.val.names), dataset.warnings)
+        workers = config.runtime.num_workers or 0
+        train = Loader(
+            dataset.train, batch_size=training.batch_size, seed=config.seed, augmentation=config.augmentation,
+            shuffle=True, drop_last=True, num_workers=workers,
+        )  # fmt: skip
+        val = Loader(dataset.val, batch_size=training.batch_size, num_workers=workers)
+        if train.num_batches == 0:
+            num_train = len(dataset.train.names)
+            raise UserError(
+                f"training.batch_size={training.batch_size}: {num_train} training images do not fill a batch"
+            )
+        criterion = build_loss(config.loss, pixels=dataset.pixels, device=device)
+        step = Step(model, config=config, criterion=criterion, steps_per_epoch=train.num_batches, device=device)
+        fit = Fit(
+            step, config=config, train=train, val=val, classes=dataset.classes, val_names=dataset.val.names,
+            run_dir=self.files, stop=self.stop, on_epoch=self.note_epoch,
+        )  # fmt: skip
+        self.note_epoch(fit.run())
+        write_samples(self.files, step=step, split=dataset.val, classes=dataset.classes)
+
+    def note_data(self, fingerprint: str, num_train: int, num_val: int, warnings: dict[str, int]) -> None:
+        """Records what the run is trained on; a directory never mixes two datasets.
+
+        Raises:
+            UserError: The run began on other data.
+        """
+        before = self.files.read_status()
+        began_on = ((before or {}).get("data") or {}).get("fingerprint")
+        if began_on not in (None, fingerprint) and self.files.last_path.exists():
+            raise UserError(
+                f"data.root={self.config.data.root}: this run began on other data (fingerprint {began_on}, now "
+                f"{fingerprint}); give another sweep.name, or move {self.files.path} away"
+            )
+        self.status["data"] = {
+            "fingerprint": fingerprint, "num_train": num_train, "num_val": num_val, "warnings": warnings,
+        }  # fmt: skip
+        for code, count in warnings.items():
+            log.warning("data: %d × %s", count, code)
+        self.write("running")
+
+    def note_epoch(self, position: "Position") -> None:
+        """Records where the run stands after an epoch."""
+        best = position.best and {key: value for key, value in position.best.items() if key != "counts"}
+        self.status.update(epoch=position.epoch, best=best, last=position.last, peak_memory_bytes=_peak_memory())
+        self.write("running")
+
+    def fail(self, error: Exception) -> Outcome:
+        """Records an error that is not the user's own, with the traceback and, where there is one, a way out."""
+        log.error("the run failed", exc_info=error)
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        hint = None
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            cause, hint = f"out of memory ({cause})", "lower training.batch_size, or hydra.launcher.jobs_per_gpu"
+        elif isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
+            hint = "BatchNorm cannot train on one value a channel: raise training.batch_size or training.image_size"
+        elif isinstance(error, OSError):
+            hint = "the last checkpoint is intact: once there is space, the same command goes on"
+        message = f"{cause}. {hint}" if hint else cause
+        return self.end("failed", message, error=cause, hint=hint, traceback="".join(traceback.format_exception(error)))
+
+    def write(self, state: str, **extra: str | None) -> None:
+        """Writes the status."""
+        self.stop.raise_if_lock_lost()
+        seconds = round(self.seconds_before + time.monotonic() - self.started, 3)
+        notes = {"error": None, "hint": None, "traceback": None, **extra}
+        self.status.update(state=state, updated=_now(), seconds=seconds)
+        self.files.write_status({**self.status, **notes})
+
+    def end(self, state: str, message: str, **notes: str | None) -> Outcome:
+        """Writes the final state and says it."""
+        try:
+            self.write(state, **notes)
+        except OSError as error:
+            message += f"; and {self.files.status_path} could not be written ({error.strerror})"
+        log.log(logging.INFO if EXIT_CODES[state] == 0 else logging.ERROR, "%s", message)
+        return Outcome(state, message)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _environment(*, num_threads: int | None) -> dict[str, Any]:
+    return {
+        "trash_seg": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "device": None,
+        "num_threads": num_threads,
+    }
+
+
+def _device_name(device: Any) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _peak_memory() -> int:
+    """Bytes: of the device on CUDA, of the process on a CPU."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,88 @@
+"""Everything a run needs to go on, in one file that knows whether it is whole.
+
+File: 64 hex digits (SHA-256 of the rest), a newline, a `torch.save` archive of tensors and plain values.
+"""
+
+import hashlib
+import io
+import logging
+from typing import IO, Any
+
+import torch
+
+from trash_seg.engine.step import Step
+from trash_seg.rundir import RunDir, write_atomically
+
+DIGEST_LENGTH = 64
+log = logging.getLogger(__name__)
+
+
+def save(run_dir: RunDir, *, step: Step, progress: dict[str, Any]) -> None:
+    """Writes the state as `last.ckpt`; what stood there becomes `previous.ckpt`.
+
+    Args:
+        run_dir: Where to.
+        step: Weights, optimizer, schedule, loss scale, moving average.
+        progress: Position, history and best so far: plain values and tensors.
+
+    Raises:
+        OSError: It could not be written; the one before is intact.
+    """
+    state = {
+        "model": step.model.state_dict(),
+        "ema": None if step.ema is None else step.ema.state_dict(),
+        "optimizer": step.optimizer.state_dict(),
+        "scheduler": step.scheduler.state_dict(),
+        "scaler": step.scaler.state_dict(),
+        "rng": torch.get_rng_state(),
+        "rng_cuda": torch.cuda.get_rng_state(step.device) if step.device.type == "cuda" else None,
+        "progress": progress,
+    }
+    archive = io.BytesIO()
+    torch.save(state, archive)
+    content = archive.getbuffer()
+    digest = hashlib.sha256(content).hexdigest()
+
+    def write(file: IO[bytes]) -> None:
+        file.write(f"{digest}\n".encode())
+        file.write(content)
+
+    write_atomically(run_dir.last_path, write, previous=run_dir.previous_path)
+
+
+def load(run_dir: RunDir, *, step: Step) -> dict[str, Any] | None:
+    """Puts the newest whole checkpoint into `step`.
+
+    A damaged file is reported and passed over.
+
+    Returns:
+        The `progress` that was saved, or None where there is no whole checkpoint.
+    """
+    for path in (run_dir.last_path, run_dir.previous_path):
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            continue
+        digest, archive = content[:DIGEST_LENGTH], content[DIGEST_LENGTH + 1 :]
+        if (
+            hashlib.sha256(archive).hexdigest().encode() != digest
+            or content[DIGEST_LENGTH : DIGEST_LENGTH + 1] != b"\n"
+        ):
+            log.warning("%s is damaged (its checksum differs): the checkpoint before it is used", path)
+            continue
+        state = torch.load(io.BytesIO(archive), map_location=step.device, weights_only=True)
+        _restore(step, state)
+        return state["progress"]  # type: ignore[no-any-return]
+    return None
+
+
+def _restore(step: Step, state: dict[str, Any]) -> None:
+    step.model.load_state_dict(state["model"])
+    if step.ema is not None:
+        step.ema.load_state_dict(state["ema"])
+    step.optimizer.load_state_dict(state["optimizer"])
+    step.scheduler.load_state_dict(state["scheduler"])
+    step.scaler.load_state_dict(state["scaler"])
+    torch.set_rng_state(state["rng"].cpu())
+    if state["rng_cuda"] is not None:
+        torch.cuda.set_rng_state(state["rng_cuda"].cpu(), step.device)

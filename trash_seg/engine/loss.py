@@ -1,0 +1,52 @@
+"""The losses: torch's cross-entropy and SMP's own."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+
+from trash_seg.config import LossConfig
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+def build_loss(config: LossConfig, *, pixels: npt.NDArray[np.int64], device: torch.device) -> Criterion:
+    """The loss of logits (N, C, H, W) float32 against masks (N, H, W) int64, as a scalar.
+
+    Args:
+        config: Which loss.
+        pixels: (C,) training pixels of each class, for `class_weights=balanced`.
+        device: Where logits and masks lie.
+    """
+    cross_entropy = nn.CrossEntropyLoss(
+        weight=_class_weights(config, pixels=pixels, device=device), label_smoothing=config.label_smoothing
+    )
+    match config.name:
+        case "cross_entropy":
+            return cross_entropy
+        case "dice":
+            return smp.losses.DiceLoss(mode="multiclass")  # type: ignore[no-any-return]
+        case "focal":
+            return smp.losses.FocalLoss(mode="multiclass", gamma=config.focal_gamma)  # type: ignore[no-any-return]
+        case "lovasz":
+            return smp.losses.LovaszLoss(mode="multiclass")  # type: ignore[no-any-return]
+        case _:
+            dice, weight = smp.losses.DiceLoss(mode="multiclass"), config.dice_weight
+            return lambda logits, masks: (1 - weight) * cross_entropy(logits, masks) + weight * dice(logits, masks)
+
+
+def _class_weights(config: LossConfig, *, pixels: npt.NDArray[np.int64], device: torch.device) -> Tensor | None:
+    """`balanced` weighs each class by the inverse of its share of pixels, so that the mean weight of a pixel is 1.
+
+    A class without a training pixel gets 0: no pixel could ever use its weight.
+    """
+    if config.class_weights is None:
+        return None
+    weights = config.class_weights
+    if weights == "balanced":
+        present = pixels > 0
+        weights = np.where(present, pixels.sum() / (present.sum() * np.maximum(pixels, 1)), 0.0)
+    return torch.as_tensor(weights, dtype=torch.float32, device=device)

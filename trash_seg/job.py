@@ -1,0 +1,91 @@
+"""One run, from a Config to a finished directory. Knows no Hydra, and imports torch only once there is work to do."""
+
+import logging
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import SoftFileLease, Timeout
+
+from trash_seg.attempt import Attempt, Outcome
+from trash_seg.config import Config
+from trash_seg.errors import UserError
+from trash_seg.rundir import RunDir
+from trash_seg.stop import StopRequest
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 30.0
+"""A lock whose holder is on another machine and has not renewed it for so long is taken over."""
+
+
+class RunFailed(Exception):
+    """Carries an outcome whose exit code is not 0 through Hydra."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.message)
+        self.outcome = outcome
+
+
+def run(config: Config, run_dir: str | Path, *, overrides: Sequence[str] = ()) -> Outcome:
+    """Trains, continues, or leaves alone what is done or runs elsewhere.
+
+    Args:
+        config: Every setting.
+        run_dir: The run's directory; made if it is not there.
+        overrides: What was given on the command line, for the command that runs it again.
+
+    Raises:
+        UserError: The directory holds something else, or cannot be written.
+    """
+    files = RunDir(run_dir)
+    try:
+        files.path.mkdir(parents=True, exist_ok=True)
+        status = files.read_status()
+    except ValueError as error:
+        raise UserError(f"{error}. Move the directory away to train anew") from error
+    except OSError as error:
+        raise UserError(f"{files.path}: cannot be used ({error.strerror}); sweep.name chooses the folder") from error
+    if status is not None and status["state"] == "done":
+        return _finished(config, files, status)
+    stop = StopRequest()
+
+    def lose(_: object) -> None:
+        stop.lock_lost = True
+        stop.request("another process has taken this directory")
+
+    lease = SoftFileLease(files.lock_path, lease_duration=LEASE_SECONDS, on_compromise=lose)
+    try:
+        lease.acquire(timeout=_patience(status))
+    except Timeout:
+        outcome = Outcome("running", f"{files.path}: another process is working on it; left alone")
+        log.info(outcome.message)
+        return outcome
+    except OSError as error:
+        raise UserError(f"{files.path}: cannot be written ({error.strerror}); sweep.name chooses the folder") from error
+    try:
+        status = files.read_status()
+        if status is not None and status["state"] == "done":  # finished while we waited
+            return _finished(config, files, status)
+        return Attempt(config, files, stop=stop, overrides=overrides, before=status).run()
+    finally:
+        lease.release()
+
+
+def _patience(status: dict[str, Any] | None) -> float:
+    """Seconds to wait for the lock. A dead holder on this machine is noticed at once, one elsewhere by its silence."""
+    elsewhere = status is not None and status["environment"]["host"] not in (None, socket.gethostname())
+    return LEASE_SECONDS * 1.2 if elsewhere else 2.0
+
+
+def _finished(config: Config, files: RunDir, status: dict[str, Any]) -> Outcome:
+    if config.data.root != status["config"]["data"]["root"]:
+        log.warning(
+            "this run was trained on data.root=%s; with other data under data.root=%s, give another sweep.name",
+            status["config"]["data"]["root"], config.data.root,
+        )  # fmt: skip
+    best = status["best"]
+    outcome = Outcome("done", f"{files.path}: done already, mIoU {best['miou']:.4f} at epoch {best['epoch']}")
+    log.info(outcome.message)
+    return outcome

@@ -1,0 +1,52 @@
+"""From two names to a network."""
+
+import segmentation_models_pytorch as smp
+import torch
+
+from trash_seg.config import Config
+from trash_seg.errors import ConfigError, UnsupportedPairError
+from trash_seg.models.pretrained import load_pretrained
+
+
+def build_model(config: Config) -> smp.base.SegmentationModel:
+    """The network of a run on the CPU: (N, 3, H, W) float32 normalised → logits (N, C, H, W).
+
+    The decoder is initialised from torch's global generator, the encoder from there or from pretrained weights.
+
+    Raises:
+        UnsupportedPairError: SMP cannot build the pair.
+        ConfigError: The decoder refuses an option, or the image size.
+        WeightsError: The pretrained weights are not to be had.
+    """
+    model = _create(config)
+    _check_image_size(model, config.training.image_size)
+    if config.encoder.weights is not None:
+        load_pretrained(model.encoder, config)
+    return model
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without line breaks; its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _create(config: Config) -> smp.base.SegmentationModel:
+    encoder, decoder = config.encoder.name, config.decoder
+    try:
+        return smp.create_model(
+            decoder.name, encoder, encoder_weights=None, classes=len(config.data.classes), **decoder.options
+        )
+    except Exception as error:  # SMP and timm refuse pairs with every kind of exception
+        if decoder.options:
+            raise ConfigError(
+                f"decoder.options={decoder.options}: {encoder} × {decoder.name} refuses them ({one_line(error)})"
+            ) from error
+        raise UnsupportedPairError(one_line(error)) from error
+
+
+def _check_image_size(model: smp.base.SegmentationModel, size: int) -> None:
+    """Raises ConfigError where SMP would refuse the size at the first step, after the data is read."""
+    try:
+        model.check_input_shape(torch.empty(1, 3, size, size, device="meta"))
+    except RuntimeError as error:
+        raise ConfigError(f"training.image_size={size}: {one_line(error)}") from error
