@@ -18,7 +18,7 @@ def lr_factor(config: SchedulerConfig, step: int, *, steps_per_epoch: int, num_s
         num_steps: Of the whole run.
     """
     if config.name == "onecycle":
-        return _onecycle(step / max(num_steps - 1, 1))
+        return _onecycle(step, num_steps=num_steps)
     warmup = round(config.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -33,11 +33,12 @@ def lr_factor(config: SchedulerConfig, step: int, *, steps_per_epoch: int, num_s
     return config.min_factor + (1 - config.min_factor) * shape
 
 
-def _onecycle(progress: float) -> float:
-    """Smith and Topin, "Super-Convergence" (2018), with cosine arcs as torch has it: progress in [0, 1] → factor."""
-    if progress < ONECYCLE_RISE:
-        return _cosine_arc(ONECYCLE_START, 1.0, progress / ONECYCLE_RISE)
-    return _cosine_arc(1.0, ONECYCLE_END, (progress - ONECYCLE_RISE) / (1 - ONECYCLE_RISE))
+def _onecycle(step: int, *, num_steps: int) -> float:
+    """Smith and Topin, "Super-Convergence" (2018), with cosine arcs, step for step as torch has it."""
+    peak, end = ONECYCLE_RISE * num_steps - 1, num_steps - 1
+    if step <= peak:
+        return _cosine_arc(ONECYCLE_START, 1.0, step / peak)
+    return _cosine_arc(1.0, ONECYCLE_END, (step - peak) / (end - peak))
 
 
 def _cosine_arc(start: float, end: float, progress: float) -> float:

@@ -1,0 +1,64 @@
+"""Fixtures for all rooms: a cache of the tests' own, and the real command line."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TRASH190 = ROOT.parent / "shared" / "data" / "trash190"
+PEER = ROOT.parent / "shared" / "peers" / "notebook_baseline.py"
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may need a network
+
+needs_trash190 = pytest.mark.skipif(not TRASH190.exists(), reason=f"{TRASH190} is not there")
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+TINY = ("training.epochs=2", "training.image_size=32", "runtime.num_threads=1")
+"""Settings of a run of seconds."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One cache for all tests, so that the toy dataset is drawn once; nothing is left in the user's own."""
+    path = tmp_path_factory.mktemp("cache")
+    os.environ["TRASH_SEG_CACHE_DIR"] = str(path)
+    yield path
+    del os.environ["TRASH_SEG_CACHE_DIR"]
+
+
+def run_module(module: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """`python -m <module> <arguments>` in a folder, as a user types it."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=cwd, env=command_environment(), text=True, capture_output=True
+    )
+
+
+def command_environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Command:
+    """`python -m trash_seg.train` in an empty folder."""
+    return lambda *arguments: run_module("trash_seg.train", *arguments, cwd=tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which one tiny run was trained to its end."""
+    cwd = tmp_path_factory.mktemp("finished")
+    completed = run_module("trash_seg.train", *TINY, cwd=cwd)
+    assert completed.returncode == 0, completed.stderr
+    return cwd
+
+
+@pytest.fixture(scope="session")
+def finished_run(finished_sweep: Path) -> Path:
+    """The directory of that run."""
+    (path,) = (finished_sweep / "outputs" / "default").glob("resnet18-Unet-s21-*")
+    return path
