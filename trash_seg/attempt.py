@@ -176,7 +176,6 @@ class Attempt:
 
     def fail(self, error: Exception) -> Outcome:
         """Records an error that is not the user's own, with the traceback and, where there is one, a way out."""
-        log.error("the run failed", exc_info=error)
         cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
         hint = None
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -186,7 +185,8 @@ class Attempt:
         elif isinstance(error, OSError):
             hint = "the last checkpoint is intact: once there is space, the same command goes on"
         message = f"{cause}. {hint}" if hint else cause
-        return self.end("failed", message, error=cause, hint=hint, traceback="".join(traceback.format_exception(error)))
+        trace = "".join(traceback.format_exception(error))
+        return self.end("failed", message, error=cause, hint=hint, traceback=trace)
 
     def write(self, state: str, **extra: str | None) -> None:
         """Writes the status."""
@@ -202,7 +202,8 @@ class Attempt:
             self.write(state, **notes)
         except OSError as error:
             message += f"; and {self.files.status_path} could not be written ({error.strerror})"
-        log.log(logging.INFO if EXIT_CODES[state] == 0 else logging.ERROR, "%s", message)
+        level = logging.INFO if EXIT_CODES[state] == 0 else logging.ERROR
+        log.log(level, "%s", message, exc_info="traceback" in notes)
         return Outcome(state, message)
 
 

@@ -35,11 +35,15 @@ def run(config: Config, run_dir: str | Path, *, overrides: Sequence[str] = ()) -
         config: Every setting.
         run_dir: The run's directory; made if it is not there.
         overrides: What was given on the command line, for the command that runs it again.
-
-    Raises:
-        UserError: The directory holds something else, or cannot be written.
     """
-    files = RunDir(run_dir)
+    try:
+        return _run(config, RunDir(run_dir), overrides=overrides)
+    except UserError as error:  # the directory itself is the trouble, so no status can say it
+        log.error("%s", error)
+        return Outcome("failed", str(error))
+
+
+def _run(config: Config, files: RunDir, *, overrides: Sequence[str]) -> Outcome:
     try:
         files.path.mkdir(parents=True, exist_ok=True)
         status = files.read_status()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from trash_seg.compose import CONF_DIR, report_errors
@@ -24,7 +25,9 @@ def train(composed: DictConfig) -> str:
         Path(hydra_config.runtime.output_dir),
         overrides=[str(override) for override in hydra_config.overrides.task],
     )
-    if outcome.exit_code:
+    if outcome.exit_code:  # the log has said why
+        if hydra_config.mode is RunMode.RUN:
+            sys.exit(outcome.exit_code)
         raise RunFailed(outcome)
     return outcome.state
 
@@ -38,7 +41,7 @@ def main() -> int:
         try:
             train()
         except RunFailed as failed:
-            return failed.outcome.exit_code  # the log has said why
+            return failed.outcome.exit_code
         return 0
 
     return report_errors(command)

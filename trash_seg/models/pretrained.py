@@ -1,5 +1,6 @@
 """Pretrained encoder weights: from a folder, or from the hub that SMP and timm ask."""
 
+import logging
 from pathlib import Path
 
 import safetensors.torch
@@ -32,6 +33,8 @@ def load_pretrained(module: nn.Module, config: Config) -> None:
         _load_state(module, _read(path), source=str(path))
         return
     fetch = f"python -m trash_seg.weights fetch encoder={encoder.name} encoder.weights={encoder.weights}"
+    # The client retries five times over 23 s and warns each time; the error below says it once.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         state = download(config)
     except (
