@@ -1,5 +1,7 @@
 """From two names to a network."""
 
+import inspect
+
 import segmentation_models_pytorch as smp
 import torch
 
@@ -32,6 +34,10 @@ def one_line(error: BaseException) -> str:
 
 def _create(config: Config) -> smp.base.SegmentationModel:
     encoder, decoder = config.encoder.name, config.decoder
+    if decoder.options and not encoder.startswith("tu-"):  # SMP hands what it does not know to timm, or drops it
+        known = inspect.signature(getattr(smp, decoder.name)).parameters
+        for option in decoder.options.keys() - known.keys():
+            raise ConfigError(f"decoder.options.{option}: smp.{decoder.name} has {', '.join(list(known)[4:])}")
     try:
         return smp.create_model(
             decoder.name, encoder, encoder_weights=None, classes=len(config.data.classes), **decoder.options

@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+
+from trash_seg.compose import compose_config
+from trash_seg.errors import ConfigError, UnsupportedPairError, WeightsError
+from trash_seg.models import pretrained
+from trash_seg.models.build import build_model
+
+
+def test_the_pair_is_smps_own_with_the_classes_of_the_data() -> None:
+    torch.manual_seed(21)
+    model = build_model(compose_config(["encoder=resnet18", "decoder=FPN"]))
+    torch.manual_seed(21)
+    reference = smp.FPN("resnet18", encoder_weights=None, classes=12)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), reference.parameters(), strict=True))
+
+
+def test_an_unsupported_pair_carries_smps_reason_in_one_line() -> None:
+    with pytest.raises(UnsupportedPairError) as caught:
+        build_model(compose_config(["encoder=resnet18", "decoder=DPT"]))
+    assert "Only Timm encoders are supported" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_image_size_that_does_not_divide_names_the_next() -> None:
+    with pytest.raises(ConfigError, match=r"training.image_size=100: .*128, 128"):
+        build_model(compose_config(["decoder=FPN", "training.image_size=100"]))
+
+
+def test_a_wrong_decoder_option_is_an_error_not_an_unsupported_pair() -> None:
+    with pytest.raises(ConfigError, match="decoder.options.depth_of_field: smp.Unet has"):
+        build_model(compose_config(["+decoder.options.depth_of_field=3"]))
+
+
+def test_weights_from_a_folder_need_no_network(tmp_path: Path) -> None:
+    brought = smp.encoders.get_encoder("resnet18", weights=None).state_dict()
+    config = compose_config(["encoder.weights=imagenet", f"runtime.weights_dir={tmp_path}"])
+    pretrained.save(brought, pretrained.weights_path(config.encoder, str(tmp_path)))
+    loaded = build_model(config).encoder.state_dict()
+    assert all(torch.equal(brought[name], tensor) for name, tensor in loaded.items())
+
+
+def test_weights_fit_an_encoder_that_is_cut_to_fewer_stages(tmp_path: Path) -> None:
+    brought = smp.encoders.get_encoder("efficientnet-b0", weights=None).state_dict()
+    config = compose_config(
+        ["encoder=efficientnet-b0", "decoder=PSPNet", "encoder.weights=imagenet", f"runtime.weights_dir={tmp_path}"]
+    )
+    pretrained.save(brought, pretrained.weights_path(config.encoder, str(tmp_path)))
+    loaded = build_model(config).encoder.state_dict()
+    assert all(torch.equal(brought[name], tensor) for name, tensor in loaded.items())
+
+
+def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
+    config = compose_config(["encoder.weights=imagenet", f"runtime.weights_dir={tmp_path}"])
+    other = smp.encoders.get_encoder("resnet34", weights=None).state_dict()
+    del other["conv1.weight"]
+    pretrained.save(other, pretrained.weights_path(config.encoder, str(tmp_path)))
+    with pytest.raises(WeightsError, match=r"1 of the encoder's weights are not in it, e.g. conv1.weight"):
+        build_model(config)
+
+
+def test_a_cut_weights_file_is_named(tmp_path: Path) -> None:
+    config = compose_config(["encoder.weights=imagenet", f"runtime.weights_dir={tmp_path}"])
+    path = pretrained.weights_path(config.encoder, str(tmp_path))
+    path.write_bytes(b"\x10\x00")
+    with pytest.raises(WeightsError, match=f"{path}: cannot be read"):
+        build_model(config)
+
+
+def test_without_folder_and_network_both_ways_out_are_named() -> None:
+    with pytest.raises(WeightsError) as caught:
+        build_model(compose_config(["encoder.weights=imagenet"]))
+    assert "python -m trash_seg.weights fetch encoder=resnet18" in str(caught.value)
+    assert "encoder.weights=null" in str(caught.value)
+
+
+def test_weights_that_smp_does_not_list_name_those_that_it_does() -> None:
+    with pytest.raises(WeightsError, match="resnext101_32x4d has ssl, swsl, or null"):
+        build_model(compose_config(["encoder=resnext101_32x4d", "encoder.weights=imagenet"]))
