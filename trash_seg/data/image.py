@@ -1,0 +1,130 @@
+"""Decodes images by one stated rule, for the trainer, the doctor and prediction alike."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from trash_seg.errors import DataError
+
+Pixels = npt.NDArray[np.uint8]
+
+MODE_RULE = "grey repeated to 3 channels, palette looked up, alpha dropped, CMYK by Pillow, 16 bit: the high byte"
+ORIENTATION = 0x0112
+DECODE_ERRORS = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises for files that are no image, cut short, or corrupt."""
+
+
+class ImageError(DataError):
+    """One image cannot be used. `code` is its finding's."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself before it is decoded."""
+
+    mode: str
+    """Pillow's mode; RGB needs no conversion."""
+    size: tuple[int, int]
+    """(width, height) as stored."""
+    orientation: int
+    """EXIF orientation, 1 (upright) to 8."""
+
+
+def read_header(path: Path) -> Header:
+    """Reads the head of a file only.
+
+    Raises:
+        ImageError: It is no image, or missing.
+    """
+    with _open(path) as image:
+        return _header(image)
+
+
+def read_image(path: str | Path, *, width: int | None = None, height: int | None = None) -> Pixels:
+    """Decodes an image. Anything but 8-bit RGB is converted: MODE_RULE.
+
+    Args:
+        path: Any format that Pillow reads.
+        width: As the annotation file says. Given width and height, the image is turned by its EXIF orientation if
+            that makes the sizes agree, else left as stored if they agree so.
+        height: Likewise. Without them the EXIF orientation holds.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+
+    Raises:
+        ImageError: Missing, does not decode, is cut short, or has another size in either orientation.
+    """
+    path = Path(path)
+    with _open(path) as image:
+        expected = None if width is None or height is None else (width, height)
+        upright = is_turned(_header(image), expected, path)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large is no defect
+                image.load()
+            if upright:
+                image = ImageOps.exif_transpose(image)
+            pixels = _to_rgb(image)
+        except DECODE_ERRORS as error:
+            raise ImageError("broken-image", f"{path}: does not decode, or is cut short ({error})") from error
+    assert pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
+    return pixels
+
+
+def is_turned(header: Header, expected: tuple[int, int] | None, path: Path) -> bool:
+    """Whether the EXIF orientation is to be applied, given the (width, height) that is expected, if any.
+
+    Raises:
+        ImageError: The sizes agree in no orientation.
+    """
+    if header.orientation == 1 and expected in (None, header.size):
+        return False
+    turned = header.size[::-1] if header.orientation >= 5 else header.size
+    if expected in (None, turned):
+        return True
+    if expected == header.size:
+        return False
+    stored, stated = ("×".join(map(str, size)) for size in (header.size, expected or ()))
+    raise ImageError("size-mismatch", f"{path}: is {stored}, the annotation file says {stated}")
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(path)
+    except FileNotFoundError as error:
+        raise ImageError("missing-image", f"{path}: is not there") from error
+    except DECODE_ERRORS as error:
+        raise ImageError("broken-image", f"{path}: does not decode ({error})") from error
+
+
+def _header(image: Image.Image) -> Header:
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    except DECODE_ERRORS:
+        orientation = 1
+    valid = isinstance(orientation, int) and 1 <= orientation <= 8
+    raw_modes = [
+        str(tile[3]) for tile in getattr(image, "tile", []) if ";16" in str(tile[3])
+    ]  # Pillow calls 16-bit colour RGB too
+    return Header((raw_modes or [image.mode])[0], image.size, orientation if valid else 1)
+
+
+def _to_rgb(image: Image.Image) -> Pixels:
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bit and more: Pillow's own conversion would clip
+        values = np.asarray(image)
+        high = values >> 8 if values.dtype.kind in "iu" else values
+        return np.repeat(np.clip(high, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # straight to RGB, Pillow warns
+    return np.asarray(image.convert("RGB"))

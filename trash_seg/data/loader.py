@@ -1,0 +1,113 @@
+"""Batches of a split. What a batch holds depends on (seed, epoch, batch) alone."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from trash_seg.config import AugmentationConfig
+from trash_seg.data.augment import augment
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class Rows(Protocol):
+    """Samples by index: a (memory-mapped) array, or files that are read when asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Pixels: ...
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a dataset, at the image size S of the run."""
+
+    images: Rows
+    """(N, S, S, 3) uint8 RGB."""
+    masks: Rows
+    """(N, S, S) uint8 class index."""
+    names: list[str]
+    """File names as in the annotation file."""
+
+
+class Loader:
+    """Deals a split out in batches.
+
+    Args:
+        split: The samples.
+        batch_size: Images in a batch.
+        seed: Of the order and the augmentation.
+        augmentation: None leaves the samples as they are.
+        shuffle: Draw a new order each epoch.
+        drop_last: Leave out an incomplete last batch.
+        num_workers: Processes that prepare batches; 0 prepares them here. No influence on what they hold.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        augmentation: AugmentationConfig | None = None,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        num_workers: int = 0,
+    ) -> None:
+        self.split, self.batch_size, self.seed = split, batch_size, seed
+        self.augmentation, self.shuffle, self.num_workers = augmentation, shuffle, num_workers
+        num_images = len(split.names)
+        self.num_batches = num_images // batch_size if drop_last else -(-num_images // batch_size)
+
+    def order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """(N,) indices into the split, in the order of an epoch."""
+        indices = np.arange(len(self.split.names))
+        return np.random.default_rng((self.seed, epoch)).permutation(indices) if self.shuffle else indices
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch.
+
+        Args:
+            epoch: Decides order and augmentation.
+            start: Begin at this batch, as after a resume.
+
+        Yields:
+            Images (B, 3, S, S) uint8 in channels_last memory order, masks (B, S, S) uint8.
+        """
+        batches = _Batches(self, epoch, start)
+        if self.num_workers == 0:
+            yield from (batches[i] for i in range(len(batches)))
+        else:
+            yield from DataLoader(batches, batch_size=None, num_workers=self.num_workers)
+
+    def sample(self, index: int, epoch: int) -> tuple[Pixels, Pixels]:
+        """Image (S, S, 3) and mask (S, S) of one sample as an epoch sees it."""
+        image, mask = self.split.images[index], self.split.masks[index]
+        if self.augmentation is None:
+            return image, mask
+        rng = np.random.default_rng((self.seed, epoch, index))
+        return augment(image, mask, config=self.augmentation, rng=rng)
+
+
+class _Batches(Dataset[tuple[Tensor, Tensor]]):
+    """The rest of an epoch, batch by batch: what a worker process is given."""
+
+    def __init__(self, loader: Loader, epoch: int, start: int) -> None:
+        self.loader, self.epoch_index, self.start = loader, epoch, start
+        self.order = loader.order(epoch)
+
+    def __len__(self) -> int:
+        return max(self.loader.num_batches - self.start, 0)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        loader, first = self.loader, (self.start + position) * self.loader.batch_size
+        samples = [loader.sample(int(i), self.epoch_index) for i in self.order[first : first + loader.batch_size]]
+        images = torch.from_numpy(np.stack([image for image, _ in samples]))
+        masks = torch.from_numpy(np.stack([mask for _, mask in samples]))
+        return images.permute(0, 3, 1, 2), masks
