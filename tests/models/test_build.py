@@ -31,7 +31,7 @@ def test_an_image_size_that_does_not_divide_names_the_next() -> None:
 
 
 def test_a_wrong_decoder_option_is_an_error_not_an_unsupported_pair() -> None:
-    with pytest.raises(ConfigError, match="decoder.options.depth_of_field: smp.Unet has"):
+    with pytest.raises(ConfigError, match=r"decoder\.options\.depth_of_field: smp\.Unet has"):
         build_model(compose_config(["+decoder.options.depth_of_field=3"]))
 
 

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+import torch
+
+from trash_seg.compose import compose_config
+from trash_seg.engine.loss import build_loss
+from trash_seg.engine.step import Step, build_optimizer, check_precision, choose_device
+from trash_seg.errors import ConfigError
+from trash_seg.models.build import build_model
+
+CPU = torch.device("cpu")
+PIXELS = np.array([100, 50, 0, *[10] * 9])
+
+
+def make_step(*overrides: str) -> Step:
+    config = compose_config(["training.image_size=32", *overrides])
+    torch.manual_seed(0)
+    criterion = build_loss(config.loss, pixels=PIXELS, device=CPU)
+    return Step(build_model(config), config=config, criterion=criterion, steps_per_epoch=4, device=CPU)
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (2, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    return images, torch.randint(0, 12, (2, 32, 32), generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("training.precision=bf16",),
+        ("training.channels_last=false",),
+        ("training.gradient_clip=0.1",),
+        ("training.ema_decay=0.9",),
+        ("loss=dice",),
+        ("loss=focal",),
+        ("loss=lovasz",),
+        ("loss=ce_dice",),
+        ("loss.class_weights=balanced", "loss.label_smoothing=0.1"),
+        ("optimizer=adamw",),
+        ("optimizer=sgd", "scheduler=onecycle"),
+        ("optimizer=radam", "scheduler=cosine", "scheduler.warmup_epochs=0.5"),
+    ],
+)
+def test_every_recipe_learns_a_batch_by_heart(overrides: tuple[str, ...]) -> None:
+    step = make_step("optimizer.lr=1e-2", "training.epochs=20", *overrides)
+    step.model.train()
+    losses = [float(step.train(*batch())) for _ in range(12)]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+
+
+def test_clipping_bounds_the_gradient() -> None:
+    step = make_step("training.gradient_clip=1e-3")
+    step.train(*batch())
+    norm = torch.nn.utils.get_total_norm([p.grad for p in step.model.parameters()])
+    assert float(norm) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_moving_average_is_what_validates() -> None:
+    step = make_step("training.ema_decay=0.5")
+    before = next(step.model.parameters()).detach().clone()
+    step.train(*batch())
+    first = next(step.model.parameters()).detach().clone()
+    step.train(*batch())
+    second = next(step.model.parameters()).detach()
+    average = next(step.evaluated.parameters()).detach()
+    assert not torch.equal(before, first)
+    # AveragedModel starts with a copy at its first update.
+    torch.testing.assert_close(average, 0.5 * first + 0.5 * second)
+
+
+def test_balanced_weights_make_the_mean_weight_of_a_pixel_one() -> None:
+    config = compose_config(["loss.class_weights=balanced"])
+    criterion = build_loss(config.loss, pixels=PIXELS, device=CPU)
+    weights = criterion.weight.numpy()
+    assert weights[2] == 0  # no pixel of that class
+    assert (weights * PIXELS).sum() / PIXELS.sum() == pytest.approx(1)
+    assert weights[1] == pytest.approx(2 * weights[0])
+
+
+def test_the_learning_rate_recorded_is_that_of_the_last_step() -> None:
+    step = make_step("scheduler=cosine", "training.epochs=1")
+    seen = []
+    for _ in range(4):
+        seen.append(step.optimizer.param_groups[0]["lr"])
+        step.train(*batch())
+        assert step.lr == pytest.approx(seen[-1])
+    assert seen == sorted(seen, reverse=True)
+
+
+def test_what_a_machine_cannot_do_names_the_key() -> None:
+    with pytest.raises(ConfigError, match=r"training\.precision=fp16: needs a CUDA device"):
+        check_precision("fp16", CPU)
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match=r"runtime\.device=cuda"):
+            choose_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("optimizer.name=Adamm", "no such optimizer"), ("+optimizer.options.momentum=0.9", "Adam refuses them")],
+)
+def test_an_optimizer_that_torch_refuses_names_the_key(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_optimizer(compose_config([override]).optimizer, torch.nn.Linear(1, 1))
