@@ -1,12 +1,14 @@
 """Draws annotations into class-index masks, with pycocotools."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from trash_seg.data.coco import Annotation, ImageRecord
+from trash_seg.data.geometry import rle_counts
 
 Mask = npt.NDArray[np.uint8]
 
@@ -27,15 +29,24 @@ def draw_mask(record: ImageRecord, *, overlap: str) -> Mask:
     if not rles:
         return mask
     for index in _painting_order(record.annotations, rles, overlap):
-        mask[coco_mask.decode(rles[index]) > 0] = record.annotations[index].class_index
+        mask[decode(rles[index])] = record.annotations[index].class_index
     return mask
 
 
-def encode(annotation: Annotation, *, width: int, height: int) -> dict[str, object]:
+def decode(rle: dict[str, Any]) -> npt.NDArray[np.bool_]:
+    """(height, width) bool of an RLE. pycocotools' own `decode` is deprecated usage to numpy 2."""
+    runs = rle_counts(rle["counts"])
+    assert runs is not None
+    height, width = rle["size"]
+    inside = np.arange(len(runs)) % 2 == 1
+    return np.repeat(inside, runs).reshape(width, height).T  # RLE goes down the columns
+
+
+def encode(annotation: Annotation, *, width: int, height: int) -> dict[str, Any]:
     """The annotation as pycocotools' compressed RLE; the parts of a polygon are united."""
     segmentation = annotation.segmentation
     if isinstance(segmentation, list):
-        rle: dict[str, object] = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+        rle: dict[str, Any] = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
     elif isinstance(segmentation["counts"], list):
         rle = coco_mask.frPyObjects(segmentation, height, width)
     else:
@@ -43,7 +54,7 @@ def encode(annotation: Annotation, *, width: int, height: int) -> dict[str, obje
     return rle
 
 
-def _painting_order(annotations: Sequence[Annotation], rles: list[dict[str, object]], overlap: str) -> list[int]:
+def _painting_order(annotations: Sequence[Annotation], rles: list[dict[str, Any]], overlap: str) -> list[int]:
     if overlap == "highest_class":
         return sorted(range(len(rles)), key=lambda i: annotations[i].class_index)
     areas = coco_mask.area(rles)

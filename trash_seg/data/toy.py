@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
+from trash_seg.data.raster import decode
 from trash_seg.palette import palette
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ def _draw(
     for class_index in shown:
         points = _outline((width, height), rng)
         rle = coco_mask.merge(coco_mask.frPyObjects([points], height, width))
-        drawn = coco_mask.decode(rle) > 0
+        drawn = decode(rle)
         canvas[drawn] = _texture(class_index, classes, width, height, rng)[drawn]
         area, bbox = float(coco_mask.area(rle)), coco_mask.toBbox(rle).tolist()
         regions.append((class_index, _segmentation(points, rle, drawn, class_index), area, bbox))
