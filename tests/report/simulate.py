@@ -60,12 +60,17 @@ def write_run(
 ) -> RunDir:
     """One run directory whose best mIoU is `miou`; `status` overrides single fields of its status.
 
-    `num_images` > 0 also writes confusion counts and sample pictures of so many validation images.
+    `num_images` > 0 also writes confusion counts and sample pictures of so many validation images; then `miou` is how
+    good the predictions are, and their mIoU is recorded.
     """
     rng = np.random.default_rng(abs(hash_of(f"{encoder}{decoder}{hash}")) + seed)
     directory = RunDir(sweep_dir / (name or f"{encoder}-{decoder}-s{seed}-{hash}"))
     directory.path.mkdir(parents=True)
     finished = epochs if finished is None else finished
+    predicted = None
+    if num_images:
+        predicted = predict(classes=classes, num_images=num_images, quality=miou, seed=seed)
+        miou = pooled_miou(predicted["counts"])
     values = curve(miou, epochs, rng)[:finished]
     rows = [_history_row(i, float(value), epochs, classes) for i, value in enumerate(values, start=1)]
     if rows:
@@ -106,8 +111,8 @@ def write_run(
         }
     )  # fmt: skip
     directory.log_path.write_text("".join(f"[10:00:{i:02d}] a line of the log, number {i}\n" for i in range(40)))
-    if num_images:
-        write_pictures(directory, classes=classes, num_images=num_images, quality=miou, seed=seed)
+    if predicted is not None:
+        write_pictures(directory, predicted, classes=classes)
     return directory
 
 
@@ -134,8 +139,8 @@ def _score(row: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
     return score | {"iou": {name: row[f"iou_{name}"] for name in classes}}
 
 
-def write_pictures(directory: RunDir, *, classes: Sequence[str], num_images: int, quality: float, seed: int) -> None:
-    """confusion.npz and samples.npz: the same images for every run; the better the run, the more pixels are right."""
+def predict(*, classes: Sequence[str], num_images: int, quality: float, seed: int) -> dict[str, np.ndarray]:
+    """Images (N, 48, 48, 3), the same for every run, with truth, prediction and counts (N, C, C)."""
     size, num_classes = 48, len(classes) - 1
     counts = np.zeros((num_images, len(classes), len(classes)), dtype=np.int64)
     pictures: dict[str, list[np.ndarray]] = {"images": [], "truth": [], "prediction": []}
@@ -144,24 +149,34 @@ def write_pictures(directory: RunDir, *, classes: Sequence[str], num_images: int
         image, truth = draw_scene(scene, size=size, num_classes=num_classes)
         noise = np.random.default_rng((seed, index))
         hardness = scene.uniform(0.3, 1.2)
-        wrong = noise.random((size, size)) < (1 - quality) * hardness * 0.5
+        wrong = noise.random((size, size)) < (1 - quality) * hardness * 0.8
         prediction = np.where(wrong, noise.integers(0, num_classes, (size, size)), truth).astype(np.uint8)
         np.add.at(counts[index], (truth.ravel(), prediction.ravel()), 1)
         for key, value in (("images", image), ("truth", truth), ("prediction", prediction)):
             pictures[key].append(value)
-    names = np.array([f"batch_1/{index:06d}.jpg" for index in range(num_images)])
-    write_atomically(
-        directory.confusion_path,
-        lambda file: np.savez_compressed(
-            file, counts=counts, images=names, classes=np.array(classes), epoch=np.array(8)
-        ),
-    )
-    kept = slice(0, 12)
-    stacked = {key: np.stack(values[kept]) for key, values in pictures.items()}
-    write_atomically(
-        directory.samples_path,
-        lambda file: np.savez_compressed(file, names=names[kept], epoch=np.array(8), **stacked),
-    )
+    return {"counts": counts, **{key: np.stack(values) for key, values in pictures.items()}}
+
+
+def pooled_miou(counts: np.ndarray) -> float:
+    """By the definition, class by class."""
+    total = counts.sum(axis=0)
+    ious = []
+    for c in range(len(total)):
+        union = total[c].sum() + total[:, c].sum() - total[c, c]
+        if union:
+            ious.append(total[c, c] / union)
+    return float(np.mean(ious))
+
+
+def write_pictures(directory: RunDir, predicted: Mapping[str, np.ndarray], *, classes: Sequence[str]) -> None:
+    """confusion.npz and samples.npz."""
+    counts = predicted["counts"]
+    names = np.array([f"batch_1/{index:06d}.jpg" for index in range(len(counts))])
+    stored = {"counts": counts, "images": names, "classes": np.array(classes), "epoch": np.array(8)}
+    write_atomically(directory.confusion_path, lambda file: np.savez_compressed(file, **stored))
+    kept = {key: predicted[key][:12] for key in ("images", "truth", "prediction")}
+    sampled = {"names": names[:12], "epoch": np.array(8), **kept}
+    write_atomically(directory.samples_path, lambda file: np.savez_compressed(file, **sampled))
 
 
 def draw_scene(rng: np.random.Generator, *, size: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:

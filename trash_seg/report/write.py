@@ -5,8 +5,12 @@ from pathlib import Path
 
 from trash_seg.report import page, text
 from trash_seg.report.advice import what_next
+from trash_seg.report.against import compare
 from trash_seg.report.board import Board, build
 from trash_seg.report.collect import ReportError, collect
+from trash_seg.report.page import Content
+from trash_seg.report.reference import read_reference
+from trash_seg.report.static import write_figures
 from trash_seg.report.stats import MARGIN
 from trash_seg.rundir import write_text
 
@@ -42,14 +46,21 @@ def write_report(sweep_dir: Path, *, options: Options | None = None) -> Written:
     options = options or Options()
     output = options.output or sweep_dir
     board = build(collect(sweep_dir), rank_by=options.rank_by, sigma=options.sigma, margin=options.margin)
-    steps = what_next(board)
-    title = f"Sweep {sweep_dir.resolve().name}"
+    content = Content(f"Sweep {sweep_dir.resolve().name}", board, what_next(board))
+    if options.against is not None:
+        other = build(collect(options.against), rank_by=options.rank_by, sigma=options.sigma, margin=options.margin)
+        content.comparison = compare(board, other, sigma=options.sigma)
+        content.other = options.against.resolve().name
+    if options.reference is not None:
+        content.published, content.published_note = read_reference(options.reference)
+    html, notes = page.render(content)
     try:
         output.mkdir(parents=True, exist_ok=True)
         write_text(output / "leaderboard.csv", text.leaderboard_csv(board))
-        write_text(output / "report.md", text.report_markdown(board, title=title, steps=steps))
+        write_text(output / "report.md", text.report_markdown(board, title=content.title, steps=content.steps))
         page_path = output / "report.html"
-        write_text(page_path, page.render(board, title=title, steps=steps))
+        write_figures(board, output)
+        write_text(page_path, html)
     except OSError as error:
         raise ReportError(f"{output}: cannot be written ({error.strerror}); --output chooses another folder") from error
-    return Written(board, page_path)
+    return Written(board, page_path, notes)
