@@ -68,10 +68,10 @@ class Attempt:
             "config": dataclasses.asdict(config),
             "overrides": list(overrides),
             "command": shlex.join(["python", "-m", "trash_seg.train", *overrides]),
-            "parameters": None,
-            "gflops": None,
+            "parameters": before.get("parameters"),
+            "gflops": before.get("gflops"),
             "environment": _environment(num_threads=self.num_threads),
-            "data": None,
+            "data": before.get("data"),
             "started": before.get("started", _now()),
             "attempts": before.get("attempts", 0) + 1,
             "epoch": before.get("epoch", 0),
@@ -154,8 +154,7 @@ class Attempt:
         Raises:
             UserError: The run began on other data.
         """
-        before = self.files.read_status()
-        began_on = ((before or {}).get("data") or {}).get("fingerprint")
+        began_on = self.status["data"] and self.status["data"]["fingerprint"]
         if began_on not in (None, fingerprint) and self.files.last_path.exists():
             raise UserError(
                 f"data.root={self.config.data.root}: this run began on other data (fingerprint {began_on}, now "

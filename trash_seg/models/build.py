@@ -3,11 +3,12 @@
 import inspect
 
 import segmentation_models_pytorch as smp
+import timm
 import torch
 
 from trash_seg.config import Config
 from trash_seg.errors import ConfigError, UnsupportedPairError
-from trash_seg.models.pretrained import load_pretrained
+from trash_seg.models.pretrained import SMP_ENCODERS, load_pretrained
 
 
 def build_model(config: Config) -> smp.base.SegmentationModel:
@@ -34,6 +35,10 @@ def one_line(error: BaseException) -> str:
 
 def _create(config: Config) -> smp.base.SegmentationModel:
     encoder, decoder = config.encoder.name, config.decoder
+    known_encoder = timm.is_model(encoder.removeprefix("tu-")) if encoder.startswith("tu-") else encoder in SMP_ENCODERS
+    if not known_encoder:
+        registry = "timm" if encoder.startswith("tu-") else "SMP"
+        raise ConfigError(f"encoder.name={encoder}: {registry} has no such encoder (timm's begin with tu-)")
     if decoder.options and not encoder.startswith("tu-"):  # SMP hands what it does not know to timm, or drops it
         known = inspect.signature(getattr(smp, decoder.name)).parameters
         for option in decoder.options.keys() - known.keys():

@@ -1,0 +1,287 @@
+"""One run through the real command line: what it leaves, how it goes on, what bad input gets."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from filelock import SoftFileLease
+
+from tests.conftest import TINY, Completed, Train, command_environment
+from trash_seg.job import LEASE_SECONDS
+from trash_seg.rundir import TIME_COLUMNS, RunDir
+
+GOLDEN = Path(__file__).parent / "golden_history.csv"
+
+
+def history(run: Path) -> list[dict[str, str]]:
+    """Without the times, which no two runs share."""
+    return [{k: v for k, v in row.items() if k not in TIME_COLUMNS} for row in RunDir(run).read_history()]
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    ours, theirs = (safetensors.torch.load_file(RunDir(path).best_path) for path in (a, b))
+    return all(torch.equal(ours[name], theirs[name]) for name in ours.keys() | theirs.keys())
+
+
+def only_run(folder: Path) -> Path:
+    (path,) = (folder / "outputs" / "default").iterdir()
+    return path
+
+
+def test_a_run_leaves_everything_that_the_contract_names(finished_run: Path) -> None:
+    files = RunDir(finished_run)
+    status = files.read_status()
+    assert status is not None
+    assert status["state"] == "done"
+    assert status["epoch"] == status["epochs"] == 2
+    assert status["parameters"] == 14_329_804
+    assert status["command"].startswith("python -m trash_seg.train training.epochs=2")
+    assert status["environment"]["num_threads"] == 1
+    assert status["config"]["encoder"] == {"name": "resnet18", "weights": None}
+    rows = files.read_history()
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    best = max(rows, key=lambda row: float(row["miou"]))
+    assert status["best"]["miou"] == float(best["miou"])
+    assert f"{status['best']['epoch']}" == best["epoch"]
+    with np.load(files.confusion_path) as confusion:
+        num_val, num_classes = status["data"]["num_val"], len(status["config"]["data"]["classes"])
+        assert confusion["counts"].shape == (num_val, num_classes, num_classes)
+        assert (confusion["counts"].sum((1, 2)) == 32 * 32).all()
+        assert len(confusion["images"]) == num_val
+    assert safetensors.torch.load_file(files.best_path)
+    for path in (files.last_path, files.picture_path, files.samples_path, files.log_path):
+        assert path.stat().st_size > 0
+    assert (files.hydra_dir / "config.yaml").exists()
+
+
+def test_golden_history(finished_run: Path) -> None:
+    """Moves only when the training itself changes; the tolerance is for other processors and torch versions."""
+    ours, golden = history(finished_run), RunDir(GOLDEN.parent)
+    golden.history_path = GOLDEN
+    for row, expected in zip(ours, golden.read_history(), strict=True):
+        for column in ("train_loss", "val_loss", "lr"):
+            assert float(row[column]) == pytest.approx(float(expected[column]), rel=1e-3), column
+        assert float(row["miou"]) == pytest.approx(float(expected["miou"]), abs=5e-3)
+
+
+def test_the_same_command_finds_its_finished_run(train: Train, finished_sweep: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished_sweep / "outputs", tmp_path / "outputs")
+    before = RunDir(only_run(tmp_path)).last_path.stat().st_mtime_ns
+    again = train(*TINY)
+    assert again.code == 0
+    assert "done already, mIoU" in again.output
+    assert RunDir(only_run(tmp_path)).last_path.stat().st_mtime_ns == before
+
+
+def test_runtime_changes_no_bit(train: Train, finished_run: Path, tmp_path: Path) -> None:
+    others = ["runtime=cpu", "runtime.cache=false", "runtime.num_workers=2", "runtime.checkpoint_seconds=1e-9"]
+    assert train(*TINY[:3], *others, "runtime.step=eager").code == 0
+    assert history(only_run(tmp_path)) == history(finished_run)
+    assert same_weights(only_run(tmp_path), finished_run)
+
+
+def start(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "trash_seg.train", *arguments]
+    return subprocess.Popen(command, cwd=cwd, env=command_environment(), text=True, stdout=subprocess.PIPE, stderr=2)
+
+
+def wait_for_checkpoints(process: subprocess.Popen[str], cwd: Path, number: int) -> None:
+    """Until that many checkpoints were written (each is a file of its own, put in place of the one before)."""
+    seen: set[int] = set()
+    while len(seen) < number:
+        assert process.poll() is None, process.communicate()
+        for path in (cwd / "outputs" / "default").glob("*/last.ckpt"):
+            seen.add(path.stat().st_mtime_ns)
+
+
+def test_killed_in_mid_epoch_it_goes_on_bit_for_bit(train: Train, finished_run: Path, tmp_path: Path) -> None:
+    often = "runtime.checkpoint_seconds=1e-9"
+    for number in (3, 9):
+        process = start(tmp_path, *TINY[:3], often)
+        wait_for_checkpoints(process, tmp_path, number)
+        process.kill()
+        process.communicate()
+        assert RunDir(only_run(tmp_path)).read_status()["state"] == "running"  # nobody could say otherwise
+    finish = train(*TINY)
+    assert "continuing after epoch" in finish.output
+    assert history(only_run(tmp_path)) == history(finished_run)
+    assert same_weights(only_run(tmp_path), finished_run)
+    assert not list(only_run(tmp_path).glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+def test_asked_to_stop_it_saves_and_says_so(
+    train: Train, finished_run: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    process = start(tmp_path, *TINY)
+    wait_for_checkpoints(process, tmp_path, 1)
+    process.send_signal(number)
+    output = process.communicate()[0]
+    assert process.returncode == 75
+    assert f"interrupted ({number.name}); the same command goes on" in output
+    status = RunDir(only_run(tmp_path)).read_status()
+    assert (status["state"], status["epoch"]) == ("interrupted", 1)
+    assert train(*TINY).code == 0
+    assert history(only_run(tmp_path)) == history(finished_run)
+    assert same_weights(only_run(tmp_path), finished_run)
+
+
+def unfinish(run: Path) -> RunDir:
+    """As if the process had been killed right after its last checkpoint."""
+    files = RunDir(run)
+    status = files.read_status()
+    files.write_status({**status, "state": "running"})
+    return files
+
+
+def flip_one_bit(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda c: c[: len(c) // 2], lambda c: b"", flip_one_bit], ids=["cut", "empty", "bit"]
+)
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(
+    train: Train, finished_sweep: Path, finished_run: Path, tmp_path: Path, damage: object
+) -> None:
+    shutil.copytree(finished_sweep / "outputs", tmp_path / "outputs")
+    files = unfinish(only_run(tmp_path))
+    files.last_path.write_bytes(damage(files.last_path.read_bytes()))
+    again = train(*TINY)
+    assert again.code == 0
+    assert "last.ckpt is damaged" in again.output
+    assert "continuing after epoch 1, step 0" in again.output
+    assert history(only_run(tmp_path)) == history(finished_run)
+    assert same_weights(only_run(tmp_path), finished_run)
+
+
+def test_a_checkpoint_with_foreign_objects_is_not_unpickled(train: Train, finished_sweep: Path, tmp_path: Path) -> None:
+    """Even with a right checksum: `weights_only` refuses it before anything of it runs."""
+    import hashlib
+    import io
+
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "trapped"),)
+
+    shutil.copytree(finished_sweep / "outputs", tmp_path / "outputs")
+    files = unfinish(only_run(tmp_path))
+    archive = io.BytesIO()
+    torch.save({"model": Trap()}, archive)
+    content = archive.getvalue()
+    files.last_path.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+    assert train(*TINY).code == 1
+    assert not (tmp_path / "trapped").exists()
+    assert "Weights only load failed" in files.read_status()["error"]
+
+
+def test_what_runs_elsewhere_is_left_alone(train: Train, finished_sweep: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished_sweep / "outputs", tmp_path / "outputs")
+    files = unfinish(only_run(tmp_path))
+    before = files.status_path.read_bytes()
+    with SoftFileLease(files.lock_path, lease_duration=LEASE_SECONDS):
+        held = train(*TINY)
+    assert held.code == 75
+    assert "another process is working on it; left alone" in held.output
+    assert files.status_path.read_bytes() == before
+
+
+def check_failure(completed: Completed, folder: Path, message: str) -> None:
+    assert completed.code == 1
+    assert message in completed.output
+    assert "Traceback" not in completed.output
+    status = RunDir(only_run(folder)).read_status()
+    assert status["state"] == "failed"
+    assert message in status["error"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data=trash", "data.root=/nowhere", "encoder.weights=null"], "/nowhere"),
+        (["training.image_size=100", "decoder=FPN"], "training.image_size=100"),
+        (["encoder.weights=imagenet"], "python -m trash_seg.weights fetch encoder=resnet18"),
+        (["encoder.weights=imagenett"], "resnet18 has imagenet, ssl, swsl, or null"),
+        (["training.batch_size=1000"], "training.batch_size=1000"),
+        (["training.precision=fp16"], "training.precision=fp16"),
+        (["encoder=timm", "encoder.name=tu-nosuchmodel"], "tu-nosuchmodel"),
+    ],
+)
+def test_what_cannot_work_fails_with_key_value_and_way_out(
+    train: Train, tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    check_failure(train(*TINY, *overrides), tmp_path, message)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optimizer.lr=-1"], "optimizer.lr=-1.0: must be > 0"),
+        (["optimizer.lrr=1"], "Key 'lrr' not in 'OptimizerConfig'"),
+        (["encoder=resnet19"], "Available options in 'encoder':"),
+        (["training.epochs=many"], "could not be converted to Integer"),
+        (["data=trash"], "data.root=DIR"),
+    ],
+)
+def test_a_wrong_setting_is_refused_before_anything_is_made(
+    train: Train, tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    completed = train(*overrides)
+    assert completed.code == 2
+    assert message in completed.output
+    assert "Traceback" not in completed.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unsupported_pair_is_no_failure(train: Train, tmp_path: Path) -> None:
+    completed = train("encoder=resnet18", "decoder=DPT")
+    assert completed.code == 0
+    status = RunDir(only_run(tmp_path)).read_status()
+    assert status["state"] == "unsupported"
+    assert "Only Timm encoders are supported" in status["error"]
+    assert status["data"] is None
+
+
+def test_a_run_that_diverges_says_where(train: Train, tmp_path: Path) -> None:
+    completed = train(*TINY, "optimizer=sgd", "optimizer.lr=1e30")
+    assert completed.code == 1
+    status = RunDir(only_run(tmp_path)).read_status()
+    assert status["state"] == "diverged"
+    assert "at epoch 1, step " in status["error"]
+    assert "optimizer.lr" in status["hint"]
+    assert not RunDir(only_run(tmp_path)).last_path.exists()
+
+
+def test_other_data_under_the_same_name_is_not_mixed_in(train: Train, finished_sweep: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished_sweep / "outputs", tmp_path / "outputs")
+    files = unfinish(only_run(tmp_path))
+    status = files.read_status()
+    files.write_status({**status, "data": {**status["data"], "fingerprint": "another"}})
+    check_failure(train(*TINY), tmp_path, "this run began on other data")
+
+
+def test_a_directory_with_something_else_is_named(train: Train, finished_sweep: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished_sweep / "outputs", tmp_path / "outputs")
+    files = RunDir(only_run(tmp_path))
+    files.status_path.write_text(json.dumps({"schema": 99}))
+    completed = train(*TINY)
+    assert completed.code == 1
+    assert "schema 99, this version reads 1. Move the directory away" in completed.output
+
+
+@pytest.mark.slow
+def test_the_demo_learns(train: Train, tmp_path: Path) -> None:
+    """The default run's validation mIoU is far above an untrained network's."""
+    assert train().code == 0
+    rows = RunDir(only_run(tmp_path)).read_history()
+    untrained = 1 / 12 / 2  # guessing: IoU of a class is at most about its share, here generously
+    assert float(rows[-1]["miou"]) > 5 * untrained
