@@ -32,6 +32,8 @@ class ImageRecord:
     width: int
     height: int
     annotations: list[Annotation] = field(default_factory=list)
+    mask_name: str | None = None
+    """Index mask that takes the place of annotations (data.format=folder)."""
 
 
 @dataclass

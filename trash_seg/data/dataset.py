@@ -1,21 +1,23 @@
 """Opens a dataset for training: reads, checks, and gives access to its samples."""
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from trash_seg.config import DataConfig, RuntimeConfig
-from trash_seg.data.coco import ImageRecord
+from trash_seg.data.cache import Cached, open_cache
 from trash_seg.data.findings import count_warnings, raise_errors
-from trash_seg.data.image import read_image
 from trash_seg.data.loader import Split
-from trash_seg.data.raster import draw_mask
-from trash_seg.data.source import check_files, fingerprint, read_source
+from trash_seg.data.samples import ChosenRows, FileImages, FileMasks, SampleReader
+from trash_seg.data.source import Part, Source, check_headers, find_same_images, fingerprint, read_source, stat_files
+from trash_seg.errors import DataError
 
-Pixels = npt.NDArray[np.uint8]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,12 @@ class Dataset:
     """16 hex digits of the annotation files and images, wherever they lie; settings are not in it."""
     warnings: dict[str, int]
     """Code of a finding → number."""
-    pixels: npt.NDArray[np.int64]
-    """(C,) training pixels of each class, at the run's image size."""
+    count_pixels: Callable[[], npt.NDArray[np.int64]]
+
+    @cached_property
+    def pixels(self) -> npt.NDArray[np.int64]:
+        """(C,) training pixels of each class, at the run's image size. Without the cache all masks are drawn for it."""
+        return self.count_pixels()
 
 
 def open_dataset(config: DataConfig, *, image_size: int, runtime: RuntimeConfig) -> Dataset:
@@ -44,57 +50,69 @@ def open_dataset(config: DataConfig, *, image_size: int, runtime: RuntimeConfig)
     Raises:
         DataError: It cannot be trained on; the message names the files and what is wrong with them.
     """
-    source = read_source(config, cache_dir=Path(runtime.cache_dir).expanduser())
+    cache_dir = Path(runtime.cache_dir).expanduser()
+    try:
+        source = read_source(config, cache_dir=cache_dir)
+    except OSError as error:
+        text = f"runtime.cache_dir={runtime.cache_dir}: the toy dataset cannot be written there ({error.strerror})"
+        raise DataError(text) from error
     raise_errors(source.findings)
-    findings = source.findings + check_files(source)
+    findings = source.findings + list(stat_files(source))
     raise_errors(findings)
-    splits = {}
-    for part in ("train", "val"):
-        records = source.parts[part]
-        images = FileImages(source.root, records, image_size=image_size)
-        masks = FileMasks(records, image_size=image_size, overlap=config.overlap)
-        splits[part] = Split(images, masks, [record.file_name for record in records])
-    pixels = np.zeros(len(config.classes), np.int64)
-    for index in range(len(splits["train"].names)):
-        pixels += np.bincount(splits["train"].masks[index].ravel(), minlength=len(pixels))
+    reader = SampleReader(source.root, image_size, config.overlap, len(config.classes))
+    caches = _open_caches(source, config, reader, runtime) if runtime.cache else None
+    if caches is None:
+        findings += [finding for unit in source.units for finding in check_headers(source.root, unit)]
+    else:
+        findings += [finding for cached in caches.values() for finding in cached.findings]
+    raise_errors(findings)
+    findings += find_same_images(source)
+    train, val = (_open_split(source.parts[name], reader, caches) for name in ("train", "val"))
     return Dataset(
-        splits["train"], splits["val"], list(config.classes), fingerprint(source), count_warnings(findings), pixels
-    )
+        train, val, list(config.classes), fingerprint(source), count_warnings(findings),
+        lambda: _count_pixels(source.parts["train"], train, len(config.classes), caches),
+    )  # fmt: skip
 
 
-class FileImages:
-    """Images read from their files whenever they are asked for."""
-
-    def __init__(self, root: Path, records: list[ImageRecord], *, image_size: int) -> None:
-        self.root, self.records, self.image_size = root, records, image_size
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> Pixels:
-        record = self.records[index]
-        image = read_image(self.root / record.file_name, width=record.width, height=record.height)
-        return resize_image(image, self.image_size)
-
-
-class FileMasks:
-    """Masks drawn whenever they are asked for."""
-
-    def __init__(self, records: list[ImageRecord], *, image_size: int, overlap: str) -> None:
-        self.records, self.image_size, self.overlap = records, image_size, overlap
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> Pixels:
-        return resize_mask(draw_mask(self.records[index], overlap=self.overlap), self.image_size)
+def _open_caches(
+    source: Source, config: DataConfig, reader: SampleReader, runtime: RuntimeConfig
+) -> dict[str, Cached] | None:
+    """Unit's name → samples; None where the disk does not take them."""
+    try:
+        return {
+            unit.name: open_cache(
+                unit,
+                reader=reader,
+                cache_dir=Path(runtime.cache_dir).expanduser(),
+                class_indices={"classes": config.classes, "class_of": config.class_of},
+                progress=runtime.progress,
+            )
+            for unit in source.units
+        }
+    except OSError as error:
+        log.warning(
+            "runtime.cache_dir=%s: the cache cannot be written (%s); going on without it, which is slower: every image "
+            "is decoded in every epoch. Free some space, or choose another folder",
+            runtime.cache_dir, error.strerror or error,
+        )  # fmt: skip
+        return None
 
 
-def resize_image(image: Pixels, size: int) -> Pixels:
-    """(H, W, 3) → (size, size, 3), bilinear as `A.Resize` does it."""
-    return np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
+def _open_split(part: Part, reader: SampleReader, caches: dict[str, Cached] | None) -> Split:
+    records = part.records
+    names = [record.file_name for record in records]
+    if caches is None:
+        return Split(FileImages(reader, records), FileMasks(reader, records), names)
+    cached = caches[part.unit.name]
+    if part.indices == list(range(len(cached.images))):
+        return Split(cached.images, cached.masks, names)
+    return Split(ChosenRows(cached.images, part.indices), ChosenRows(cached.masks, part.indices), names)
 
 
-def resize_mask(mask: Pixels, size: int) -> Pixels:
-    """(H, W) → (size, size), nearest pixel as `A.Resize` does it."""
-    return np.asarray(cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST), np.uint8)
+def _count_pixels(
+    part: Part, split: Split, num_classes: int, caches: dict[str, Cached] | None
+) -> npt.NDArray[np.int64]:
+    if caches is not None:
+        return np.asarray(caches[part.unit.name].pixels[part.indices].sum(axis=0), np.int64)
+    counts = (np.bincount(split.masks[i].ravel(), minlength=num_classes) for i in range(len(split.names)))
+    return np.asarray(sum(counts), np.int64)

@@ -1,17 +1,45 @@
 """Which images a dataset has, in which split, and what is wrong with its files. Decodes nothing."""
 
 import hashlib
-import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from trash_seg.config import DataConfig
-from trash_seg.data.coco import AnnotationFile, CocoReader, ImageRecord
+from trash_seg.data.coco import CocoReader, ImageRecord, leaves_folder
 from trash_seg.data.findings import Finding
+from trash_seg.data.folder import read_folder
 from trash_seg.data.image import ImageError, is_turned, read_header
+from trash_seg.data.splits import assign
 from trash_seg.data.toy import make_toy
+
+
+@dataclass
+class Unit:
+    """The images of one annotation file (or folder); what the cache holds together."""
+
+    name: str
+    records: list[ImageRecord]
+    digest: str
+    """Of the annotation file's bytes."""
+    stats: list[tuple[int, ...]] = field(default_factory=list)
+    """Size in bytes and mtime in ns of each record's files; filled by `stat_files`."""
+
+
+@dataclass
+class Part:
+    """A split: some images of a unit."""
+
+    unit: Unit
+    indices: list[int]
+
+    @property
+    def records(self) -> list[ImageRecord]:
+        """In the order of the annotation file."""
+        return [self.unit.records[index] for index in self.indices]
 
 
 @dataclass
@@ -19,13 +47,14 @@ class Source:
     """A dataset's files, before any image is decoded."""
 
     root: Path
-    parts: dict[str, list[ImageRecord]]
-    """train, val and, where there is one, test."""
+    parts: dict[str, Part]
+    """train, val and, where it was asked for and there is one, test."""
     findings: list[Finding]
-    digests: list[str]
-    """Of the annotation files that decide train and val."""
-    file_of: dict[str, str] = field(default_factory=dict)
-    """Split → annotation file."""
+
+    @property
+    def units(self) -> list[Unit]:
+        """Each once."""
+        return list({id(part.unit): part.unit for part in self.parts.values()}.values())
 
 
 def read_source(config: DataConfig, *, cache_dir: Path, with_test: bool = False) -> Source:
@@ -41,44 +70,98 @@ def read_source(config: DataConfig, *, cache_dir: Path, with_test: bool = False)
     else:
         assert config.root is not None  # DataConfig has checked it
         root = Path(config.root).expanduser()
+    findings: list[Finding] = []
+    if config.annotations is not None:
+        unit = _read_units(config, root, {"all": config.annotations}, findings)["all"]
+        parts = _split(unit, config, with_test=with_test)
+    else:
+        named = {"train": config.train, "val": config.val, "test": config.test if with_test else None}
+        given = {part: name for part, name in named.items() if name is not None}
+        if missing := [part for part in ("train", "val") if part not in given]:
+            text = f"data={config.name} names no data.{missing[0]}; give it, or data.annotations for both"
+            findings.append(Finding("missing-file", config.name, text))
+        units = _read_units(config, root, given, findings)
+        parts = {part: Part(unit, list(range(len(unit.records)))) for part, unit in units.items()}
+    if config.format != "folder":  # there, only the masks themselves tell
+        findings += find_absent_classes(parts, config.classes)
+    return Source(root, parts, findings)
+
+
+def _read_units(config: DataConfig, root: Path, names: dict[str, str], findings: list[Finding]) -> dict[str, Unit]:
+    if config.format == "folder":
+        return {part: Unit(name, *read_folder(root, name, findings=findings)) for part, name in names.items()}
     reader = CocoReader(root, classes=config.classes, class_of=config.class_of)
-    named = {"train": config.train, "val": config.val, "test": config.test if with_test else None}
-    files = {part: reader.read(name, annotated=part != "test") for part, name in named.items() if name is not None}
+    files = {part: reader.read(name, annotated=part != "test") for part, name in names.items()}
     reader.check_mapping(list(files.values()))
-    parts = {part: file.images for part, file in files.items()}
-    digests = [files[part].digest for part in ("train", "val") if part in files]
-    _check_classes(files, config.classes, reader.findings)
-    return Source(root, parts, reader.findings, digests, {part: file.name for part, file in files.items()})
+    findings += reader.findings
+    return {part: Unit(file.name, file.images, file.digest) for part, file in files.items()}
 
 
-def _check_classes(files: dict[str, AnnotationFile], classes: list[str], findings: list[Finding]) -> None:
-    for part in ("train", "val"):
-        if part not in files or not files[part].images:
+def _split(unit: Unit, config: DataConfig, *, with_test: bool) -> dict[str, Part]:
+    """Divides one unit by folds (every image validates once), or into train, val and test."""
+    present = np.zeros((len(unit.records), len(config.classes)), bool)
+    for row, record in zip(present, unit.records, strict=True):
+        row[[annotation.class_index for annotation in record.annotations]] = True
+    if config.num_folds is not None:
+        folds = assign(present, fractions=[1 / config.num_folds] * config.num_folds, seed=config.split_seed)
+        is_val, is_test = folds == config.fold, np.zeros(len(folds), bool)
+    else:
+        shares = [1 - config.val_fraction - config.test_fraction, config.val_fraction, config.test_fraction]
+        drawn = assign(present, fractions=shares, seed=config.split_seed)
+        is_val, is_test = drawn == 1, drawn == 2
+    chosen = {"train": ~is_val & ~is_test, "val": is_val, "test": is_test}
+    return {
+        part: Part(unit, np.flatnonzero(rows).tolist())
+        for part, rows in chosen.items()
+        if part != "test" or (with_test and rows.any())
+    }
+
+
+def find_absent_classes(parts: dict[str, Part], classes: list[str]) -> Iterator[Finding]:
+    """One finding for each class that a training or validation split does not have, and for splits without images."""
+    for name in ("train", "val"):
+        part = parts.get(name)
+        if part is None or not part.unit.records:
             continue
-        present = {annotation.class_index for record in files[part].images for annotation in record.annotations}
-        for index, name in enumerate(classes):
+        if not part.indices:
+            text = f"{part.unit.name}: no image is left for {name} [empty-split]"
+            yield Finding("empty-split", part.unit.name, text)
+            continue
+        present = {annotation.class_index for record in part.records for annotation in record.annotations}
+        for index, class_name in enumerate(classes):
             if index > 0 and index not in present:
-                file = files[part].name
-                findings.append(Finding("absent-class", file, f"{file}: no {name} in {part} [absent-class]"))
+                text = f"{part.unit.name}: no {class_name} in {name} [absent-class]"
+                yield Finding("absent-class", part.unit.name, text)
 
 
-def check_files(source: Source) -> list[Finding]:
-    """Findings that the head of each image file tells: missing, size, orientation, mode; same bytes in two splits."""
-    findings = []
-    sizes: dict[int, list[tuple[str, str]]] = defaultdict(list)
-    for part, records in source.parts.items():
-        for record in records:
-            path = source.root / record.file_name
-            findings += [
-                Finding(code, record.file_name, f"{text} [{code}]", image=record.file_name)
-                for code, text in _check_header(path, record)
-            ]
-            if path.is_file():
-                sizes[path.stat().st_size].append((part, record.file_name))
-    return [*findings, *_find_same_images(source.root, sizes.values())]
+def stat_files(source: Source) -> Iterator[Finding]:
+    """Fills the units' stats; finds images that are not there."""
+    for unit in source.units:
+        unit.stats = []
+        for record in unit.records:
+            stat: list[int] = []
+            for name in (record.file_name, record.mask_name):
+                if name is None or leaves_folder(name):
+                    continue
+                try:
+                    found = (source.root / name).stat()
+                    stat += [found.st_size, found.st_mtime_ns]
+                except OSError as error:
+                    text = f"{unit.name}: {source.root / name} cannot be read ({error.strerror}) [missing-image]"
+                    yield Finding("missing-image", unit.name, text, image=name)
+                    stat += [-1, 0]
+            unit.stats.append(tuple(stat))
 
 
-def _check_header(path: Path, record: ImageRecord) -> Iterable[tuple[str, str]]:
+def check_headers(root: Path, unit: Unit) -> Iterator[Finding]:
+    """What the head of each image file tells: size, orientation, mode, or that it is no image."""
+    for record in unit.records:
+        for code, text in check_header(root / record.file_name, record):
+            yield Finding(code, unit.name, f"{text} [{code}]", image=record.file_name)
+
+
+def check_header(path: Path, record: ImageRecord) -> Iterator[tuple[str, str]]:
+    """Codes and texts for one image."""
     try:
         header = read_header(path)
         turned = is_turned(header, (record.width, record.height), path)
@@ -92,24 +175,33 @@ def _check_header(path: Path, record: ImageRecord) -> Iterable[tuple[str, str]]:
         yield "image-mode", f"{path}: mode {header.mode}"
 
 
-def _find_same_images(root: Path, groups: Iterable[list[tuple[str, str]]]) -> Iterable[Finding]:
-    """Images of one size in bytes that lie in two splits are compared by their content."""
-    for group in groups:
-        if len({part for part, _ in group}) < 2:
-            continue
-        first: dict[bytes, tuple[str, str]] = {}
-        for part, name in group:
-            digest = hashlib.sha256((root / name).read_bytes()).digest()
-            other_part, other = first.setdefault(digest, (part, name))
-            if other_part != part:
-                text = f"{name} in {part} is the same image as {other} in {other_part} [same-image]"
-                yield Finding("same-image", name, text, image=name)
+def find_same_images(source: Source) -> Iterator[Finding]:
+    """Images in two splits with the same bytes. Only files of equal size are read."""
+    by_size: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for name, part in source.parts.items():
+        for index in part.indices:
+            if part.unit.stats[index] and part.unit.stats[index][0] >= 0:
+                by_size[part.unit.stats[index][0]].append((name, part.unit.records[index].file_name))
+    for group in by_size.values():
+        if len({name for name, _ in group}) > 1:
+            yield from _compare_bytes(source, group)
+
+
+def _compare_bytes(source: Source, group: Iterable[tuple[str, str]]) -> Iterator[Finding]:
+    first: dict[bytes, tuple[str, str]] = {}
+    for part, name in group:
+        digest = hashlib.sha256((source.root / name).read_bytes()).digest()
+        other_part, other = first.setdefault(digest, (part, name))
+        if other_part != part:
+            text = f"{name} in {part} is the same image as {other} in {other_part} [same-image]"
+            yield Finding("same-image", source.parts[part].unit.name, text, image=name)
 
 
 def fingerprint(source: Source) -> str:
     """16 hex digits of the annotation files and of the images' names and sizes in bytes, wherever they lie."""
-    digest = hashlib.sha256("\n".join(source.digests).encode())
-    for part in ("train", "val"):
-        for record in source.parts[part]:
-            digest.update(f"\n{record.file_name}\t{os.stat(source.root / record.file_name).st_size}".encode())
+    digest = hashlib.sha256()
+    for unit in source.units:
+        digest.update(unit.digest.encode())
+        for record, stat in zip(unit.records, unit.stats, strict=True):
+            digest.update(f"\n{record.file_name}\t{stat[0::2]}".encode())
     return digest.hexdigest()[:16]

@@ -1,0 +1,177 @@
+"""Every image decoded and every mask drawn once: memory-mapped arrays that all runs share.
+
+A directory `samples-<key>` holds `images.npy` (N, S, S, 3) uint8, `masks.npy` (N, S, S) uint8, `pixels.npy` (N, C)
+int64 (the pixels of each class in each mask) and `about.json`. It is made aside and renamed when it is whole.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock, Timeout
+from rich import get_console
+from rich.progress import track
+
+from trash_seg.data.findings import Finding, raise_errors
+from trash_seg.data.samples import SampleReader
+from trash_seg.data.source import Unit, check_headers
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+"""Raised whenever decoding, drawing or resizing changes."""
+
+
+@dataclass(frozen=True)
+class Cached:
+    """The samples of a unit."""
+
+    images: npt.NDArray[np.uint8]
+    """(N, S, S, 3) RGB, memory-mapped."""
+    masks: npt.NDArray[np.uint8]
+    """(N, S, S) class index, memory-mapped."""
+    pixels: npt.NDArray[np.int64]
+    """(N, C) pixels of each class."""
+    findings: list[Finding]
+    """Of the image files' heads; stored, so that they are read once too."""
+
+
+def open_cache(
+    unit: Unit, *, reader: SampleReader, cache_dir: Path, class_indices: dict[str, Any], progress: bool
+) -> Cached:
+    """Maps the samples of a unit; builds them first if nobody has, and waits if somebody does.
+
+    Args:
+        unit: The images, with their stats.
+        reader: How samples are made.
+        cache_dir: Where caches lie.
+        class_indices: Every setting that decides which class an annotation gets.
+        progress: Show a bar on a terminal.
+
+    Raises:
+        DataError: An image cannot be used.
+        OSError: The cache cannot be written. Nothing is left of it.
+    """
+    directory = cache_dir / f"samples-{_key(unit, reader, class_indices)}"
+    if not directory.exists():
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with _only_builder(directory):
+            if not directory.exists():
+                findings = list(check_headers(reader.root, unit))
+                raise_errors(findings)
+                _build(directory, unit, reader, findings, progress=progress)
+                log.info("cache: %d images of %s decoded into %s", len(unit.records), unit.name, directory)
+                return _map(directory)
+    log.info("cache: 0 images of %s decoded, %d mapped from %s", unit.name, len(unit.records), directory)
+    return _map(directory)
+
+
+def _key(unit: Unit, reader: SampleReader, class_indices: dict[str, Any]) -> str:
+    """Of everything that decides the content. The data folder itself is not in it, so a moved dataset fits too."""
+    digest = hashlib.sha256()
+    settings = [VERSION, reader.image_size, reader.overlap, reader.num_classes, class_indices, unit.name, unit.digest]
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    for record, stat in zip(unit.records, unit.stats, strict=True):
+        digest.update(f"\n{record.file_name}\t{stat}".encode())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _only_builder(directory: Path) -> Iterator[None]:
+    """Holds the lock on building a cache; it dies with its process. Clears away what a killed builder left."""
+    lock = FileLock(directory.with_name(f".{directory.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("cache: waiting for the process that builds %s", directory)
+        lock.acquire()
+    try:
+        for leftover in directory.parent.glob(f".{directory.name}.*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield
+    finally:
+        lock.release()
+
+
+def _build(directory: Path, unit: Unit, reader: SampleReader, findings: list[Finding], *, progress: bool) -> None:
+    aside = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.", suffix=".tmp"))
+    try:
+        pixels = _write_samples(aside, unit, reader, progress=progress)
+        np.save(aside / "pixels.npy", pixels)
+        about = {"version": VERSION, "unit": unit.name, "findings": [asdict(finding) for finding in findings]}
+        (aside / "about.json").write_text(json.dumps(about))
+        for path in aside.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        aside.chmod(0o777 & ~0o022)
+        os.rename(aside, directory)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_samples(aside: Path, unit: Unit, reader: SampleReader, *, progress: bool) -> npt.NDArray[np.int64]:
+    """Writes images.npy and masks.npy on all cores. Returns the pixels (N, C).
+
+    Plain writes, not a writable map: a full disk is then an error instead of a SIGBUS, and memory stays flat.
+    """
+    size, num_images = reader.image_size, len(unit.records)
+    pixels = np.zeros((num_images, reader.num_classes), np.int64)
+    with (aside / "images.npy").open("wb") as images, (aside / "masks.npy").open("wb") as masks:
+        image_start = _write_header(images, (num_images, size, size, 3))
+        mask_start = _write_header(masks, (num_images, size, size))
+
+        def write(index: int) -> None:
+            image, mask = reader.image(unit.records[index]), reader.mask(unit.records[index])
+            _write_at(images, image, image_start + index * image.nbytes)
+            _write_at(masks, mask, mask_start + index * mask.nbytes)
+            pixels[index] = np.bincount(mask.ravel(), minlength=reader.num_classes)
+
+        with ThreadPoolExecutor(num_cores()) as pool:  # decoding leaves the interpreter's lock
+            try:
+                jobs = pool.map(write, range(num_images))
+                visible = progress and get_console().is_terminal
+                for _ in track(jobs, f"decoding {unit.name}", num_images, transient=True, disable=not visible):
+                    pass
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    return pixels
+
+
+def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> int:
+    """Begins a .npy file of uint8. Returns where the data starts."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    file.flush()
+    return file.tell()
+
+
+def _write_at(file: IO[bytes], array: npt.NDArray[np.uint8], offset: int) -> None:
+    """Writes all of an array at a place; several threads may do so at once."""
+    rest = memoryview(array.tobytes())
+    while rest:
+        written = os.pwrite(file.fileno(), rest, offset)
+        rest, offset = rest[written:], offset + written
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _map(directory: Path) -> Cached:
+    about = json.loads((directory / "about.json").read_bytes())
+    images, masks = (np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r")) for name in ("images", "masks"))
+    findings = [Finding(**finding) for finding in about["findings"]]
+    return Cached(images, masks, np.load(directory / "pixels.npy"), findings)
