@@ -11,16 +11,13 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trash_seg import __version__
 from trash_seg.config import Config
 from trash_seg.errors import DivergedError, LockLostError, RunInterrupted, UnsupportedPairError, UserError
 from trash_seg.rundir import RunDir
 from trash_seg.stop import StopRequest, stop_on_signals
-
-if TYPE_CHECKING:
-    from trash_seg.engine.fit import Position
 
 log = logging.getLogger(__name__)
 
@@ -105,48 +102,15 @@ class Attempt:
         return self.end("done", f"done: mIoU {best['miou']:.4f} at epoch {best['epoch']}")
 
     def train(self) -> None:
-        """Device, network, data, loop, pictures: what is cheap to find wrong comes first."""
-        import torch
+        """The work itself; torch is imported here, once there is some to do."""
+        from trash_seg.training import train
 
-        from trash_seg.data.dataset import open_dataset
-        from trash_seg.data.loader import Loader
-        from trash_seg.engine.fit import Fit
-        from trash_seg.engine.loss import build_loss
-        from trash_seg.engine.samples import write_samples
-        from trash_seg.engine.step import Step, check_precision, choose_device
-        from trash_seg.models.build import build_model
+        train(self.config, self.files, stop=self.stop, notes=self, num_threads=self.num_threads)
 
-        config, training = self.config, self.config.training
-        device = choose_device(config.runtime.device)
-        check_precision(training.precision, device)
-        if self.num_threads is not None:
-            torch.set_num_threads(self.num_threads)
-        torch.use_deterministic_algorithms(training.deterministic)
-        self.status["environment"].update(device=_device_name(device), num_threads=torch.get_num_threads())
-        torch.manual_seed(config.seed)
-        model = build_model(config)
-        self.status["parameters"] = sum(p.numel() for p in model.parameters())
-        dataset = open_dataset(config.data, image_size=training.image_size, runtime=config.runtime)
-        self.note_data(dataset.fingerprint, len(dataset.train.names), len(dataset.val.names), dataset.warnings)
-        workers = config.runtime.num_workers or 0
-        train = Loader(
-            dataset.train, batch_size=training.batch_size, seed=config.seed, augmentation=config.augmentation,
-            shuffle=True, drop_last=True, num_workers=workers,
-        )  # fmt: skip
-        val = Loader(dataset.val, batch_size=training.batch_size, num_workers=workers)
-        if train.num_batches == 0:
-            num_train = len(dataset.train.names)
-            raise UserError(
-                f"training.batch_size={training.batch_size}: {num_train} training images do not fill a batch"
-            )
-        criterion = build_loss(config.loss, pixels=dataset.pixels, device=device)
-        step = Step(model, config=config, criterion=criterion, steps_per_epoch=train.num_batches, device=device)
-        fit = Fit(
-            step, config=config, train=train, val=val, classes=dataset.classes, val_names=dataset.val.names,
-            run_dir=self.files, stop=self.stop, on_epoch=self.note_epoch,
-        )  # fmt: skip
-        self.note_epoch(fit.run())
-        write_samples(self.files, step=step, split=dataset.val, classes=dataset.classes)
+    def note_start(self, *, device: str, num_threads: int, parameters: int) -> None:
+        """Records where and what is trained."""
+        self.status["environment"].update(device=device, num_threads=num_threads)
+        self.status["parameters"] = parameters
 
     def note_data(self, fingerprint: str, num_train: int, num_val: int, warnings: dict[str, int]) -> None:
         """Records what the run is trained on; a directory never mixes two datasets.
@@ -167,10 +131,9 @@ class Attempt:
             log.warning("data: %d × %s", count, code)
         self.write("running")
 
-    def note_epoch(self, position: "Position") -> None:
-        """Records where the run stands after an epoch."""
-        best = position.best and {key: value for key, value in position.best.items() if key != "counts"}
-        self.status.update(epoch=position.epoch, best=best, last=position.last, peak_memory_bytes=_peak_memory())
+    def note_epoch(self, epoch: int, *, best: dict[str, Any], last: dict[str, Any], peak_memory_bytes: int) -> None:
+        """Records the scores after an epoch."""
+        self.status.update(epoch=epoch, best=best, last=last, peak_memory_bytes=peak_memory_bytes)
         self.write("running")
 
     def fail(self, error: Exception) -> Outcome:
@@ -220,20 +183,3 @@ def _environment(*, num_threads: int | None) -> dict[str, Any]:
         "device": None,
         "num_threads": num_threads,
     }
-
-
-def _device_name(device: Any) -> str:
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def _peak_memory() -> int:
-    """Bytes: of the device on CUDA, of the process on a CPU."""
-    import resource
-
-    import torch
-
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

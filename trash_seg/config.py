@@ -237,7 +237,7 @@ class RuntimeConfig:
     num_threads: int | None
     """CPU threads; null takes the cores that this process may use. A run that continues keeps its number."""
     num_workers: int | None
-    """Loader processes; null chooses: none where the cache makes them needless."""
+    """Loader processes; null chooses: none on a CPU, where they would take the trainer's cores."""
     cache: bool
     """Decode every image and draw every polygon once, for all runs."""
     cache_dir: str
@@ -245,7 +245,7 @@ class RuntimeConfig:
     weights_dir: str | None
     """Folder filled by `python -m trash_seg.weights fetch`; null asks the hub and its cache."""
     step: str
-    """How a step runs: auto, eager or graph (one CUDA graph)."""
+    """How a step runs: auto or eager."""
     checkpoint_seconds: float
     """Within an epoch, save after so many seconds, > 0. After each epoch there is a checkpoint anyway."""
     progress: bool
@@ -255,7 +255,7 @@ class RuntimeConfig:
 
     def __post_init__(self) -> None:
         _one_of("runtime.device", self.device, ("auto", "cpu", "cuda"))
-        _one_of("runtime.step", self.step, ("auto", "eager", "graph"))
+        _one_of("runtime.step", self.step, ("auto", "eager"))
         threads, workers = self.num_threads, self.num_workers
         _check(threads is None or threads >= 1, "runtime.num_threads", threads, "must be >= 1, or null")
         _check(workers is None or workers >= 0, "runtime.num_workers", workers, "must be >= 0, or null")

@@ -13,12 +13,12 @@ from trash_seg.config import LossConfig
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
-def build_loss(config: LossConfig, *, pixels: npt.NDArray[np.int64], device: torch.device) -> Criterion:
+def build_loss(config: LossConfig, *, pixels: npt.NDArray[np.int64] | None, device: torch.device) -> Criterion:
     """The loss of logits (N, C, H, W) float32 against masks (N, H, W) int64, as a scalar.
 
     Args:
         config: Which loss.
-        pixels: (C,) training pixels of each class, for `class_weights=balanced`.
+        pixels: (C,) training pixels of each class; only `class_weights=balanced` needs them.
         device: Where logits and masks lie.
     """
     cross_entropy = nn.CrossEntropyLoss(
@@ -38,7 +38,7 @@ def build_loss(config: LossConfig, *, pixels: npt.NDArray[np.int64], device: tor
             return lambda logits, masks: (1 - weight) * cross_entropy(logits, masks) + weight * dice(logits, masks)
 
 
-def _class_weights(config: LossConfig, *, pixels: npt.NDArray[np.int64], device: torch.device) -> Tensor | None:
+def _class_weights(config: LossConfig, *, pixels: npt.NDArray[np.int64] | None, device: torch.device) -> Tensor | None:
     """`balanced` weighs each class by the inverse of its share of pixels, so that the mean weight of a pixel is 1.
 
     A class without a training pixel gets 0: no pixel could ever use its weight.
@@ -47,6 +47,7 @@ def _class_weights(config: LossConfig, *, pixels: npt.NDArray[np.int64], device:
         return None
     weights = config.class_weights
     if weights == "balanced":
+        assert pixels is not None
         present = pixels > 0
         weights = np.where(present, pixels.sum() / (present.sum() * np.maximum(pixels, 1)), 0.0)
     return torch.as_tensor(weights, dtype=torch.float32, device=device)
