@@ -61,7 +61,7 @@ def _run(config: Config, files: RunDir, *, overrides: Sequence[str]) -> Outcome:
 
     lease = SoftFileLease(files.lock_path, lease_duration=LEASE_SECONDS, on_compromise=lose)
     try:
-        lease.acquire(timeout=_patience(status))
+        lease.acquire(timeout=patience(status))
     except Timeout:
         outcome = Outcome("running", f"{files.path}: another process is working on it; left alone")
         log.info(outcome.message)
@@ -77,8 +77,8 @@ def _run(config: Config, files: RunDir, *, overrides: Sequence[str]) -> Outcome:
         lease.release()
 
 
-def _patience(status: dict[str, Any] | None) -> float:
-    """Seconds to wait for the lock. A dead holder on this machine is noticed at once, one elsewhere by its silence."""
+def patience(status: dict[str, Any] | None) -> float:
+    """Seconds to wait for a run's lock. A holder that died here is noticed at once, one elsewhere by silence."""
     elsewhere = status is not None and status["environment"]["host"] not in (None, socket.gethostname())
     return LEASE_SECONDS * 1.2 if elsewhere else 2.0
 

@@ -1,0 +1,129 @@
+"""The plan, through the command line."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Command
+from trash_seg.models.pairs import TABLE_PATH, PairFacts
+from trash_seg.sweep.plan import COLUMNS
+
+DRY = ("-m", "hydra.sweeper.dry_run=true")
+
+
+def rows(folder: Path, sweep: str = "default") -> list[dict[str, str]]:
+    with (folder / "outputs" / sweep / "plan.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_all_pairs_in_one_plan(train: Command, tmp_path: Path) -> None:
+    answer = train(*DRY, "encoder=glob(*)", "decoder=glob(*)", "training=log")
+    assert answer.returncode == 0, answer.stderr
+    plan = rows(tmp_path)
+    assert len(plan) == 912
+    assert tuple(plan[0]) == COLUMNS
+    assert sum(row["state"] == "unsupported" for row in plan) == 133
+    assert all(bool(row["reason"]) == (row["parameters"] == "") for row in plan if row["state"] == "unsupported")
+    large = [row for row in plan if row["parameters"] and float(row["parameters"]) > 50e6]
+    assert large and all("sweep.max_parameters=5e+07" in row["reason"] for row in large)
+    assert "12 left out: a template option names no model" in answer.stdout
+    todo = [row for row in plan if not row["reason"]]
+    assert f"{len(todo)} to run" in answer.stdout
+    assert plan[: len(todo)] == todo  # what starts comes first, the longest at the top
+    gflops = [float(row["gflops"]) for row in todo]
+    assert gflops == sorted(gflops, reverse=True)
+    assert not any(path.is_dir() for path in (tmp_path / "outputs" / "default").iterdir())  # nothing was trained
+
+
+def test_each_run_is_named_as_a_single_run_names_itself(train: Command, tmp_path: Path) -> None:
+    train(*DRY, "encoder=resnet18,mit_b0", "decoder=FPN", "seed=1,2", "optimizer=sgd")
+    single = train("encoder=mit_b0", "decoder=FPN", "seed=2", "optimizer=sgd", "--cfg", "hydra", "--resolve")
+    (line,) = [line for line in single.stdout.splitlines() if line.strip().startswith("subdir:")]
+    assert line.split()[1] in [row["run"] for row in rows(tmp_path)]
+
+
+def write_status(folder: Path, row: dict[str, str], state: str, **more: object) -> None:
+    run_dir = folder / "outputs" / "default" / row["run"]
+    run_dir.mkdir()
+    training = {"epochs": 4, "batch_size": 8}
+    status = {
+        "schema": 1, "state": state, "hash": row["hash"], "config": {"training": training}, "error": None,
+        "parameters": int(row["parameters"]), "gflops": float(row["gflops"]), "seconds": 60.0,
+        "peak_memory_bytes": 10**9, **more,
+    }  # fmt: skip
+    (run_dir / "status.json").write_text(json.dumps(status))
+
+
+def test_done_and_failed_runs_are_left_out_and_measured_ones_predict(train: Command, tmp_path: Path) -> None:
+    grid = ("encoder=resnet18,resnet34,mobilenet_v2", "decoder=Unet", "seed=1,2")
+    train(*DRY, *grid)
+    before = {(row["encoder"], row["seed"]): row for row in rows(tmp_path)}
+    assert all(row["predicted_seconds"] == "" for row in before.values())
+    write_status(tmp_path, before["resnet18", "1"], "done")
+    write_status(tmp_path, before["resnet34", "1"], "failed", error="RuntimeError: cold feet")
+    write_status(tmp_path, before["mobilenet_v2", "1"], "interrupted")
+    train(*DRY, *grid)
+    after = {(row["encoder"], row["seed"]): row for row in rows(tmp_path)}
+    assert after["resnet18", "1"]["reason"] == "done"
+    assert "cold feet" in after["resnet34", "1"]["reason"]
+    assert [row["state"] for row in after.values() if not row["reason"]].count("interrupted") == 1
+    assert after["resnet18", "2"]["predicted_seconds"] == "60.0"  # its replicate took so long
+    assert float(after["resnet34", "2"]["predicted_seconds"]) > 60
+    assert float(after["resnet34", "2"]["predicted_memory"]) > 0
+    answer = train(*DRY, *grid, "sweep.retry_failed=true")
+    assert "1 left out: done" in answer.stdout
+    assert "5 to run" in answer.stdout
+
+
+def test_weights_that_smp_does_not_list_and_the_same_run_twice(train: Command, tmp_path: Path) -> None:
+    answer = train(*DRY, "encoder=resnet18,dpn92", "encoder.weights=imagenet", "seed=1,1")
+    assert "1 left out: the same run twice" in answer.stdout or "2 left out: the same run twice" in answer.stdout
+    assert "no imagenet weights for dpn92, only imagenet+5k" in [row["reason"] for row in rows(tmp_path)]
+
+
+def test_the_size_that_a_network_refuses(train: Command, tmp_path: Path) -> None:
+    train(*DRY, "encoder=resnet18", "decoder=PAN,Unet", "training.image_size=64")
+    reasons = {row["decoder"]: row["reason"] for row in rows(tmp_path)}
+    assert reasons == {"PAN": "the network refuses training.image_size=64", "Unet": ""}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["encoder=glob(nothing*)"], "encoder=glob(nothing*): matches nothing; there are"),
+        (["seed=range(5,5)"], "seed=range(5,5): has no value"),
+        (["seed=1,2", "seed=3,4"], "seed is given twice: seed=1,2 and seed=3,4"),
+        (["encoder=resnet18,nope"], "Could not find 'encoder/nope'"),
+        (["encoder=timm"], "encoder.name"),
+        (["training.epoch=3,4"], "training.epoch"),
+        (["training.epochs=0,4"], "training.epochs=0: must be >= 1"),
+        (["optimizer.lr=interval(0,1)"], "a grid needs values"),
+        (["hydra/sweeper=gird"], "Could not find 'hydra/sweeper/gird'"),
+    ],
+)
+def test_a_wrong_grid_is_refused_before_anything_starts(train: Command, tmp_path, arguments, message) -> None:
+    answer = train("-m", *arguments)
+    assert answer.returncode != 0
+    assert message in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_folder_that_cannot_be_written(train: Command, tmp_path: Path) -> None:
+    (tmp_path / "outputs").write_text("in the way")
+    answer = train(*DRY, "seed=1,2")
+    assert answer.returncode != 0
+    assert "sweep.name chooses the folder" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_params_of_the_sweeper_stand_below_the_command_line(train: Command, tmp_path: Path) -> None:
+    train(*DRY, "++hydra.sweeper.params={seed: '1,2', decoder: 'FPN,PAN'}", "decoder=Unet", "training.image_size=128")
+    assert sorted((row["decoder"], row["seed"]) for row in rows(tmp_path)) == [("Unet", "1"), ("Unet", "2")]
+
+
+def test_plain_facts() -> None:
+    assert TABLE_PATH.exists()
+    assert PairFacts(None, None, "why").reason == "why"

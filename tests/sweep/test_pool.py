@@ -1,0 +1,163 @@
+"""The pool launcher: real sweeps on the CPU, through the command line."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT, TINY, Command, command_environment
+from tests.sweep.cluster import wait_until
+
+SWEEP = ("-m", *TINY, "encoder=resnet18", "decoder=FPN", "training.epochs=1")
+
+
+def statuses(folder: Path, sweep: str = "default") -> dict[str, dict[str, Any]]:
+    return {
+        path.parent.name: json.loads(path.read_text()) for path in (folder / "outputs" / sweep).glob("*/status.json")
+    }
+
+
+def states(folder: Path) -> dict[int, str]:
+    return {status["seed"]: status["state"] for status in statuses(folder).values()}
+
+
+def start(*arguments: str, cwd: Path, script: Path | None = None) -> subprocess.Popen[str]:
+    """A sweep that can be killed with everything it starts: it leads a session of its own."""
+    command = [sys.executable, *([str(script)] if script else ["-m", "trash_seg.train"]), *arguments]
+    return subprocess.Popen(
+        command, cwd=cwd, env=command_environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_jobs", [1, 2])
+def test_no_job_takes_another_with_it(tmp_path: Path, num_jobs: int) -> None:
+    grid = (*SWEEP[:-1], "training.epochs=1", "seed=1,2,3,4,5,6,7", f"hydra.launcher.num_jobs={num_jobs}")
+    answer = start(*grid, cwd=tmp_path, script=ROOT / "tests" / "sweep" / "faulty.py")
+    output = answer.communicate()[0]
+    assert answer.returncode == 1, output
+    assert states(tmp_path) == {1: "failed", 2: "failed", 3: "failed", 4: "failed", 5: "done", 6: "done", 7: "done"}
+    errors = {status["seed"]: status["error"] for status in statuses(tmp_path).values()}
+    assert errors[1] == "RuntimeError: seed 1 raises"
+    assert errors[2] == "the process left with exit code 3"
+    assert errors[3] == "killed by signal 9 (SIGKILL)"
+    assert errors[4].startswith("out of memory")
+    ends = output.splitlines()
+    assert "3 done, 4 failed, 0 not finished" in ends
+    for seed in (1, 2, 3, 4):
+        (at,) = [index for index, line in enumerate(ends) if line.startswith(f"failed: resnet18-FPN-s{seed}-")]
+        assert errors[seed] in ends[at]
+        assert ends[at + 1].strip().startswith("again: python -m trash_seg.train ")
+        assert f"seed={seed}" in ends[at + 1]
+    assert any("hydra.launcher.jobs_per_gpu" in line for line in ends)
+
+
+@pytest.mark.slow
+def test_the_same_command_again_trains_nothing_twice(train: Command, tmp_path: Path) -> None:
+    grid = (*SWEEP, "seed=1,2", "hydra.launcher.num_jobs=2")
+    first = train(*grid)
+    assert first.returncode == 0, first.stdout + first.stderr
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("outputs/default/*/*")}
+    assert all((tmp_path / "outputs/default" / name / ".hydra/config.yaml").exists() for name in statuses(tmp_path))
+    again = train(*grid)
+    assert again.returncode == 0
+    assert "2 left out: done" in again.stdout
+    assert "0 to run" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("outputs/default/*/*")} == before
+    single = train(*SWEEP[1:], "seed=2")  # a job of a sweep lives where the single run does
+    assert "done already" in single.stdout
+    single = train(*SWEEP[1:], "seed=3", "sweep.name=single", "runtime.num_threads=1")
+    assert single.returncode == 0
+
+
+@pytest.mark.slow
+def test_two_copies_of_one_command_share_the_work(tmp_path: Path) -> None:
+    grid = (*SWEEP, "seed=1,2,3,4", "hydra.launcher.num_jobs=1")
+    copies = [start(*grid, cwd=tmp_path) for _ in range(2)]
+    outputs = [copy.communicate()[0] for copy in copies]
+    assert [copy.returncode for copy in copies] == [0, 0], outputs
+    assert set(states(tmp_path).values()) == {"done"}
+    assert [status["attempts"] for status in statuses(tmp_path).values()] == [1, 1, 1, 1]
+    assert all("4 done, 0 failed, 0 not finished" in output for output in outputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
+    grid = ("-m", *TINY, "encoder=resnet18", "decoder=FPN", "training.epochs=40", "seed=1,2", "hydra.launcher.num_jobs=1")
+    process = start(*grid, cwd=tmp_path)
+    wait_until(
+        lambda: any(status["epoch"] >= 1 for status in statuses(tmp_path).values()), seconds=120, what="an epoch"
+    )
+    process.send_signal(number)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 75, output
+    assert list(states(tmp_path).values()) == ["interrupted"]
+    assert "0 done, 0 failed, 2 not finished" in output
+    assert "this goes on: python -m trash_seg.train -m" in output
+
+
+@pytest.mark.slow
+def test_jobs_whose_launcher_is_killed_save_and_leave(tmp_path: Path) -> None:
+    process = start(*SWEEP[:-1], "training.epochs=500", "seed=1,2", "hydra.launcher.num_jobs=2", cwd=tmp_path)
+    wait_until(lambda: list(states(tmp_path).values()) == ["running"] * 2, seconds=120, what="two running jobs")
+    process.kill()
+    process.communicate()
+    wait_until(lambda: list(states(tmp_path).values()) == ["interrupted"] * 2, seconds=60, what="two saved jobs")
+
+
+@pytest.mark.slow
+def test_failed_runs_are_tried_again_only_when_asked(tmp_path: Path, train: Command) -> None:
+    faulty = start(*SWEEP, "seed=1,5", cwd=tmp_path, script=ROOT / "tests" / "sweep" / "faulty.py")
+    faulty.communicate()
+    again = train(*SWEEP, "seed=1,5")
+    assert again.returncode == 1  # the sweep is not whole
+    assert "seed 1 raises" in again.stdout
+    assert train(*SWEEP, "seed=1,5", "sweep.retry_failed=true").returncode == 0
+    assert states(tmp_path) == {1: "done", 5: "done"}
+
+
+def test_numbers_of_jobs_are_checked(train: Command) -> None:
+    answer = train(*SWEEP, "seed=1,2", "hydra.launcher.num_jobs=0")
+    assert answer.returncode != 0
+    assert "hydra.launcher.num_jobs=0: must be >= 1" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_other_launchers_still_work(train: Command, tmp_path: Path, launcher: str) -> None:
+    answer = train(*SWEEP, "seed=1,2", f"hydra/launcher={launcher}")
+    assert answer.returncode == 0, answer.stderr
+    assert states(tmp_path) == {1: "done", 2: "done"}
+
+
+def test_gpus_are_handed_out_round_robin(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trash_seg.sweep import machine
+
+    monkeypatch.setattr(machine, "visible_gpus", lambda: ["2", "5"])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
+    shares = machine.slots(device="auto", num_jobs=None, jobs_per_gpu=2, memory=None, num_runs=9)
+    assert [slot.gpu for slot in shares] == ["2", "5", "2", "5"]
+    assert {slot.num_threads for slot in shares} == {2}
+    assert [slot.gpu for slot in machine.slots(device="cpu", num_jobs=3, jobs_per_gpu=2, memory=None, num_runs=9)] == [
+        None
+    ] * 3
+
+
+def test_a_cpu_runs_no_more_jobs_than_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trash_seg.sweep import machine
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(64)))
+    monkeypatch.setattr(machine, "_memory_bytes", lambda: 16e9)
+    count = len(machine.slots(device="cpu", num_jobs=None, jobs_per_gpu=1, memory=4e9, num_runs=99))
+    assert count == 4
+    with contextlib.suppress(KeyError):
+        assert machine.slots(device="cpu", num_jobs=None, jobs_per_gpu=1, memory=None, num_runs=2)[0].num_threads == 32

@@ -1,0 +1,176 @@
+"""The grid sweeper: from Hydra's sweep syntax to a plan, to a launcher, to a summary."""
+
+import itertools
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig
+from omegaconf.errors import MissingMandatoryValue
+from rich import get_console
+
+from trash_seg.config import Config, register
+from trash_seg.errors import ConfigError, UserError
+from trash_seg.rundir import RunDir
+from trash_seg.sweep.compose import Composer
+from trash_seg.sweep.plan import FAILED, Plan, PlannedRun, make_plan
+
+
+@runtime_checkable
+class PlanLauncher(Protocol):
+    """A launcher that takes planned runs; others get their overrides."""
+
+    def launch_runs(self, runs: Sequence[PlannedRun]) -> None:
+        """Works on the runs until each has ended, or until it is asked to stop."""
+
+
+def sweep(
+    *,
+    arguments: Sequence[str],
+    params: dict[str, str],
+    dry_run: bool,
+    loader: ConfigLoader,
+    master: DictConfig,
+    launcher: Launcher,
+) -> None:
+    """Runs what is left of a grid.
+
+    Args:
+        arguments: Overrides of the command line.
+        params: `hydra.sweeper.params`; the command line stands above them.
+        dry_run: Show the plan and train nothing.
+        loader: Hydra's.
+        master: The config composed without the sweep.
+        launcher: Works on the runs.
+
+    Raises:
+        UserError: The grid is empty, contradicts itself, or cannot be planned.
+        SystemExit: A run failed (1) or was interrupted (75).
+    """
+    register()
+    console = get_console()
+    jobs = expand(arguments, params=params, loader=loader)
+    plan = _plan(jobs, loader=loader, master=master)
+    path = _write(plan)
+    if dry_run:
+        plan.show(console)
+    console.print("\n".join(plan.summary()), markup=False, highlight=False, soft_wrap=True)
+    if dry_run:
+        console.print(f"plan: {path}", soft_wrap=True, highlight=False)
+        return
+    todo = plan.to_run
+    if todo and isinstance(launcher, PlanLauncher):
+        launcher.launch_runs(todo)
+    elif todo:
+        launcher.launch([run.overrides for run in todo], initial_job_idx=0)
+    exit_code = summarise(plan.runs)
+    write_report(plan.sweep_dir)
+    if exit_code:
+        sys.exit(exit_code)
+
+
+def expand(arguments: Sequence[str], *, params: dict[str, str], loader: ConfigLoader) -> list[list[str]]:
+    """The overrides of each job: the product of all values of all sweeps.
+
+    Raises:
+        ConfigError: A key stands twice, or a sweep has no value.
+    """
+    parser = OverridesParser.create(config_loader=loader)
+    given = parser.parse_overrides(list(arguments))
+    keys = [override.get_key_element() for override in given]
+    for override in given:
+        if keys.count(override.get_key_element()) > 1:
+            both = " and ".join(str(o.input_line) for o in given if o.get_key_element() == override.get_key_element())
+            raise ConfigError(f"{override.key_or_group} is given twice: {both}")
+    defaults = parser.parse_overrides([f"{key}={value}" for key, value in params.items()])
+    overrides = [override for override in defaults if override.get_key_element() not in keys] + given
+    return [list(job) for job in itertools.product(*(_values(override, loader) for override in overrides))]
+
+
+def _values(override: Override, loader: ConfigLoader) -> list[str]:
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    if not override.is_discrete_sweep():
+        raise ConfigError(f"{override.input_line}: a grid needs values; an interval has none of its own")
+    values = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    if not values:
+        options = loader.get_group_options(override.key_or_group)
+        known = f"there are {', '.join(options)}" if options else f"{override.key_or_group} is no config group"
+        pattern = isinstance(override._value, Glob)
+        raise ConfigError(f"{override.input_line}: " + (f"matches nothing; {known}" if pattern else "has no value"))
+    return values
+
+
+def _plan(jobs: list[list[str]], *, loader: ConfigLoader, master: DictConfig) -> Plan:
+    console = get_console()
+    configs = Composer(loader, master).all(jobs)
+    named = [(config, job) for config, job in zip(configs, jobs, strict=True) if isinstance(config, Config)]
+    if not named:
+        raise next(error for error in configs if isinstance(error, MissingMandatoryValue))
+
+    def report(done: int, total: int) -> None:
+        if done == total or done % 50 == 0:
+            console.print(f"{done} of {total} networks measured (parameters, FLOPs)", highlight=False)
+
+    sweep_dir = Path(str(master.hydra.sweep.dir))
+    plan = make_plan(named, sweep_dir=sweep_dir, report=report)
+    plan.templates = len(jobs) - len(named)
+    return plan
+
+
+def _write(plan: Plan) -> Path:
+    try:
+        plan.sweep_dir.mkdir(parents=True, exist_ok=True)
+        return plan.write()
+    except OSError as error:
+        raise UserError(
+            f"{plan.sweep_dir}: cannot be written ({error.strerror}); sweep.name chooses the folder"
+        ) from error
+
+
+def summarise(runs: Sequence[PlannedRun]) -> int:
+    """Says how the sweep stands: a line for each failed run. Returns the exit code of the process."""
+    console = get_console()
+    states = {run.files.name: _status(run) for run in runs if run.state != "unsupported"}
+    failed = {name: status for name, status in states.items() if status.get("state") in FAILED}
+    open_runs = [run for run in runs if run.reason is None and states[run.files.name].get("state") not in _ENDED]
+    lines = []
+    for name, status in failed.items():
+        hint = f" ({status['hint']})" if status.get("hint") else ""
+        lines += [f"{status['state']}: {name}: {status['error']}{hint}", f"    again: {status['command']}"]
+    done = sum(status.get("state") == "done" for status in states.values())
+    lines.append(f"{done} done, {len(failed)} failed, {len(open_runs)} not finished")
+    if open_runs:
+        lines.append(f"this goes on: {shlex.join(['python', '-m', 'trash_seg.train', *sys.argv[1:]])}")
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    return 75 if open_runs else 1 if failed else 0
+
+
+_ENDED = ("done", "unsupported", *FAILED)
+
+
+def _status(run: PlannedRun) -> dict[str, str]:
+    try:
+        return RunDir(run.files.path).read_status() or {}
+    except (ValueError, OSError) as error:
+        return {"state": "failed", "error": str(error), "command": "move the directory away first"}
+
+
+def write_report(sweep_dir: Path) -> None:
+    """The leaderboard of what there is, in a process of its own: a report that fails fails no sweep."""
+    command = [sys.executable, "-m", "trash_seg.report", str(sweep_dir)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = (answer.stdout if answer.returncode == 0 else answer.stderr).strip().splitlines()
+    page = sweep_dir / "report.html"
+    if answer.returncode == 0:
+        print(f"report: {page}")
+    else:
+        print(f"no report: {lines[-1] if lines else answer.returncode} ({shlex.join(command[1:])})", file=sys.stderr)

@@ -1,0 +1,50 @@
+"""The machine shared out among jobs."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+from trash_seg.sweep.worker import Slot
+
+BYTES_PER_JOB = 3e9
+"""Memory that a job on a CPU may take where nothing is measured: an allowance for torch, a batch and its gradients."""
+
+
+def slots(*, device: str, num_jobs: int | None, jobs_per_gpu: int, memory: float | None, num_runs: int) -> list[Slot]:
+    """One slot for each job that may run at the same time.
+
+    Args:
+        device: `runtime.device`.
+        num_jobs: On a CPU; None for one a core, as far as memory goes.
+        jobs_per_gpu: On each GPU.
+        memory: Predicted peak bytes of the largest run, None where nothing is measured.
+        num_runs: No more slots than these.
+    """
+    cores = len(os.sched_getaffinity(0))
+    gpus = visible_gpus() if device != "cpu" else []
+    if gpus:
+        count = min(len(gpus) * jobs_per_gpu, num_runs)
+        # round robin: the first jobs spread over all GPUs
+        return [Slot(gpus[i % len(gpus)], max(1, cores // count)) for i in range(count)]
+    fitting = max(1, int(_memory_bytes() // (memory or BYTES_PER_JOB)))
+    count = min(num_jobs or min(cores, fitting), num_runs)
+    return [Slot(None, max(1, cores // count))] * count
+
+
+def visible_gpus() -> Sequence[str]:
+    """What `CUDA_VISIBLE_DEVICES` may name, asked in a process of its own: CUDA that has started cannot be forked."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    with ProcessPoolExecutor(1, mp_context=get_context("forkserver")) as pool:
+        count = pool.submit(_count_gpus).result()
+    return given.split(",")[:count] if given else [str(index) for index in range(count)]
+
+
+def _count_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

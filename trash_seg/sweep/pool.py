@@ -1,0 +1,190 @@
+"""The pool launcher: one process a job on this machine, and no job takes another with it."""
+
+import contextlib
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
+from types import FrameType
+
+from filelock import SoftFileLease, Timeout
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+from rich import get_console
+
+from trash_seg.errors import ConfigError
+from trash_seg.job import LEASE_SECONDS
+from trash_seg.sweep.machine import slots
+from trash_seg.sweep.plan import FAILED, PlannedRun
+from trash_seg.sweep.view import View
+from trash_seg.sweep.worker import Slot, describe_exit, record_end, work
+
+TICK_SECONDS = 0.5
+"""Between two looks at the running jobs."""
+ELSEWHERE_SECONDS = 2.0
+"""Between two looks at runs that another process works on."""
+
+
+@dataclass
+class _Job:
+    """A process that works on a run."""
+
+    run: PlannedRun
+    slot: Slot
+    process: ForkServerProcess
+    answer: Connection
+
+
+@dataclass
+class _Elsewhere:
+    """A run that another process holds. The lease's own clock notices a holder that has gone silent."""
+
+    run: PlannedRun
+    lease: SoftFileLease
+    looked: float = field(default_factory=time.monotonic)
+
+
+class Pool:
+    """Works on runs until each has ended here or elsewhere, or until it is asked to stop."""
+
+    def __init__(self, context: HydraContext, master: DictConfig, *, slots: Sequence[Slot], view: View) -> None:
+        self._context, self._master, self._view = context, master, view
+        self._free = deque(slots)
+        self._pending: deque[PlannedRun] = deque()
+        self._jobs: list[_Job] = []
+        self._elsewhere: list[_Elsewhere] = []
+        self._stops = self._obeyed = 0
+        self._forks = get_context("forkserver")
+
+    def work(self, runs: Sequence[PlannedRun]) -> None:
+        """Starts runs in this order; those that seem to run elsewhere come last."""
+        self._pending = deque(sorted(runs, key=lambda run: run.state == "running"))
+        with self._listening(), self._view:
+            while self._jobs or ((self._pending or self._elsewhere) and not self._stops):
+                while self._free and self._pending and not self._stops:
+                    self._start(self._pending.popleft())
+                self._look_elsewhere()
+                self._stop()
+                if self._jobs or self._elsewhere:
+                    ready = wait([job.process.sentinel for job in self._jobs], timeout=TICK_SECONDS)
+                    for job in [job for job in self._jobs if job.process.sentinel in ready]:
+                        self._end(job)
+                self._view.update(
+                    running=[job.run for job in self._jobs], elsewhere=[entry.run for entry in self._elsewhere],
+                    pending=list(self._pending),
+                )  # fmt: skip
+
+    def _start(self, run: PlannedRun) -> None:
+        status = run.files.read_status()
+        if status is not None and status["state"] == "done":  # by another copy of this command
+            self._view.end(run, status)
+            return
+        slot = self._free.popleft()
+        receiver, sender = self._forks.Pipe(duplex=False)
+        arguments = (sender, self._context, self._master, run.overrides, run.files, slot)
+        process = self._forks.Process(target=work, args=arguments, name=run.files.name)
+        # The server inherits the mask and never sees Ctrl-C; a job takes it off once it is out of the terminal's reach.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        sender.close()
+        self._jobs.append(_Job(run, slot, process, receiver))
+        self._view.start(run)
+
+    def _end(self, job: _Job) -> None:
+        job.process.join()
+        self._jobs.remove(job)
+        self._free.appendleft(job.slot)
+        try:
+            state, message = job.answer.recv()
+        except EOFError:
+            state, message = None, ""
+        job.answer.close()
+        if state is None and self._stops:
+            return self._view.say(f"{job.run.files.name}: stopped")
+        if state is None:
+            assert job.process.exitcode is not None
+            cause, hint = describe_exit(job.process.exitcode)
+            config, overrides = job.run.config, job.run.overrides
+            if not record_end(config, job.run.files, overrides=overrides, cause=cause, hint=hint):
+                state = "running"
+        if state == "running":
+            self._elsewhere.append(
+                _Elsewhere(job.run, SoftFileLease(job.run.files.lock_path, lease_duration=LEASE_SECONDS))
+            )
+            return self._view.say(f"{job.run.files.name}: another process works on it; left alone")
+        self._view.end(job.run, job.run.files.read_status() or {"state": "failed", "error": message})
+        return None
+
+    def _look_elsewhere(self) -> None:
+        """Runs that have ended elsewhere are settled; those whose holder is gone come back to the queue."""
+        now = time.monotonic()
+        for entry in [entry for entry in self._elsewhere if now - entry.looked >= ELSEWHERE_SECONDS]:
+            entry.looked = now
+            status = entry.run.files.read_status()
+            if status is not None and status["state"] in ("done", "unsupported", *FAILED):
+                self._elsewhere.remove(entry)
+                self._view.end(entry.run, status)
+                continue
+            with contextlib.suppress(Timeout):
+                entry.lease.acquire(timeout=0)
+                entry.lease.release()
+                self._elsewhere.remove(entry)
+                self._pending.append(entry.run)
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """The first signal asks each job to save and leave, the second ends them."""
+
+        def handle(_number: int, _frame: FrameType | None) -> None:
+            self._stops += 1
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop(self) -> None:
+        """Passes on what was asked since the last look."""
+        asked = min(self._stops, 2)
+        if asked == self._obeyed:
+            return
+        self._obeyed = asked
+        number = signal.SIGINT if asked == 1 else signal.SIGKILL
+        self._view.say(
+            f"stopping: {len(self._jobs)} jobs save and leave; Ctrl-C again ends them at once"
+            if asked == 1
+            else "ended; the last checkpoints stand"
+        )
+        for job in self._jobs:
+            if job.process.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(job.process.pid, number)
+
+
+def launch(
+    runs: Sequence[PlannedRun], *, context: HydraContext, master: DictConfig, num_jobs: int | None, jobs_per_gpu: int
+) -> None:
+    """Works on a plan's runs, as many at once as the machine and the settings allow.
+
+    Raises:
+        ConfigError: A number of jobs is below 1.
+    """
+    for key, value in (("num_jobs", num_jobs), ("jobs_per_gpu", jobs_per_gpu)):
+        if value is not None and value < 1:
+            raise ConfigError(f"hydra.launcher.{key}={value}: must be >= 1")
+    get_context("forkserver").set_forkserver_preload(["trash_seg.sweep.preload"])
+    shares = slots(
+        device=str(master.runtime.device), num_jobs=num_jobs, jobs_per_gpu=jobs_per_gpu, num_runs=len(runs),
+        memory=max((run.predicted_memory for run in runs if run.predicted_memory), default=None),
+    )  # fmt: skip
+    Pool(context, master, slots=shares, view=View(get_console(), total=len(runs))).work(runs)

@@ -1,0 +1,213 @@
+"""The Slurm launcher: a job array that outlives its submitter, and a submitter that finds its array again.
+
+Submitting goes through submitit. What is submitted under which name is written down before sbatch is called, and the
+queue is asked by that name; so whoever gives the command again knows what is queued, whatever became of the first.
+"""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
+from rich import get_console
+
+from trash_seg.errors import ConfigError, UserError
+from trash_seg.job import RunFailed
+from trash_seg.rundir import RunDir, write_text
+from trash_seg.sweep.plan import FAILED, PlannedRun
+from trash_seg.sweep.view import View
+from trash_seg.sweep.worker import record_end, run_composed
+
+log = logging.getLogger(__name__)
+ENDED = ("done", "unsupported", *FAILED)
+
+
+class SlurmRun:
+    """What submitit stores and a node calls: one run of the sweep."""
+
+    def __init__(self, context: HydraContext, master: DictConfig, overrides: Sequence[str]) -> None:
+        self.context, self.master, self.overrides = context, master, list(overrides)
+
+    def __call__(self) -> str:
+        """Works on the run. Its state; a failed run's Slurm job ends FAILED."""
+        cores = os.environ.get("SLURM_CPUS_PER_TASK")
+        outcome, path = run_composed(
+            self.context, self.master, self.overrides, num_threads=int(cores) if cores else None, on_console=True
+        )
+        if outcome.state == "interrupted":
+            status = RunDir(path).read_status()
+            if status is not None and status["error"] == signal.SIGUSR2.name:
+                # The time is over, and the run is saved: now submitit's own handler puts the job back into the queue.
+                signal.raise_signal(signal.SIGUSR2)
+            raise SystemExit(outcome.exit_code)  # cancelled, or requeued by Slurm itself
+        if outcome.state in FAILED:
+            raise RunFailed(outcome)
+        return outcome.state
+
+    def checkpoint(self) -> Any:
+        """Asked by submitit what to run after a requeue: the same, from the run's last checkpoint."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+class Queue:
+    """The jobs of one sweep in Slurm's queue."""
+
+    def __init__(self, sweep_dir: Path) -> None:
+        self.folder = (sweep_dir / ".submitit").absolute()
+        self.lock = FileLock(self.folder / "submit.lock")
+
+    def jobs(self) -> dict[str, str]:
+        """Run → Slurm job id, of all that are queued or running.
+
+        Raises:
+            UserError: squeue does not answer.
+        """
+        arrays = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in self.folder.glob("*.json")}
+        if not arrays:
+            return {}
+        lines = _ask("squeue", "--noheader", "--array", "--format=%i %j", f"--name={','.join(arrays)}").splitlines()
+        jobs = {}
+        for line in lines:
+            job_id, name = line.split(maxsplit=1)
+            index = int(job_id.partition("_")[2] or 0)  # a single job is no array
+            jobs[arrays[name.strip()][index]] = job_id
+        return jobs
+
+    def submit(
+        self, runs: Sequence[PlannedRun], *, context: HydraContext, master: DictConfig, settings: Mapping[str, Any]
+    ) -> None:
+        """Submits runs as one array.
+
+        Raises:
+            UserError: Slurm refuses it.
+        """
+        import submitit
+
+        name = f"{master.sweep.name}-{uuid.uuid4().hex[:8]}"
+        write_text(self.folder / f"{name}.json", json.dumps([run.files.name for run in runs]))
+        executor = submitit.AutoExecutor(
+            self.folder / "%j", cluster="slurm", slurm_max_num_timeout=settings["max_num_timeout"]
+        )
+        try:
+            executor.update_parameters(
+                **{
+                    key if key in _GENERAL else f"slurm_{key}": value
+                    for key, value in settings.items()
+                    if key != "max_num_timeout" and value is not None
+                },
+                name=name,
+            )
+            with executor.batch():
+                for run in runs:
+                    executor.submit(SlurmRun(context, master, run.overrides))
+        except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
+            raise UserError(f"hydra/launcher=slurm: sbatch refuses the job: {_last_line(str(error))}") from error
+
+
+_GENERAL = ("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "stderr_to_stdout")
+"""What submitit names alike for every executor."""
+
+
+def launch(
+    runs: Sequence[PlannedRun],
+    *,
+    context: HydraContext,
+    master: DictConfig,
+    settings: Mapping[str, Any],
+    poll_seconds: float,
+) -> None:
+    """Submits what is not queued yet and watches until all has ended. Stopping the watcher stops no job.
+
+    Raises:
+        UserError: There is no Slurm here, or it refuses.
+    """
+    for program in ("sbatch", "squeue", "srun"):
+        if shutil.which(program) is None:
+            raise ConfigError(f"hydra/launcher=slurm: there is no {program} on this machine")
+    queue = Queue(runs[0].files.path.parent)
+    queue.folder.mkdir(parents=True, exist_ok=True)
+    view = View(get_console(), total=len(runs))
+    with queue.lock:  # of two copies of a command, the second finds what the first has submitted
+        queued = queue.jobs()
+        new = [run for run in runs if run.files.name not in queued]
+        if new:
+            queue.submit(new, context=context, master=master, settings=settings)
+    view.say(f"Slurm: {len(new)} submitted, {len(runs) - len(new)} queued or running before; logs in {queue.folder}")
+    try:
+        with view:
+            _watch(runs, queue, view, poll_seconds)
+    except KeyboardInterrupt:
+        ids = sorted({job_id.partition("_")[0] for job_id in queue.jobs().values()})
+        view.say(f"no longer watching; the jobs go on (scancel {' '.join(ids)} ends them)")
+
+
+def _watch(runs: Iterable[PlannedRun], queue: Queue, view: View, poll_seconds: float) -> None:
+    """Settles runs as they end. One that left the queue without a final state has died with its job."""
+    left = {run.files.name: run for run in runs}
+    seen: dict[str, str] = {}
+    gone: set[str] = set()
+    while left:
+        jobs = queue.jobs()
+        seen |= jobs
+        for name, run in list(left.items()):
+            status = run.files.read_status()
+            if name in jobs:
+                gone.discard(name)
+            elif status is not None and status["state"] in ENDED:
+                view.end(left.pop(name), status)
+            elif name not in gone:  # a status may arrive after its job has left the queue
+                gone.add(name)
+            else:
+                _settle_lost(left.pop(name), seen.get(name), view)
+        running = [run for name, run in left.items() if (run.files.read_status() or {}).get("state") == "running"]
+        view.update(running=running, elsewhere=[], pending=[run for run in left.values() if run not in running])
+        if left:
+            time.sleep(poll_seconds)
+
+
+def _settle_lost(run: PlannedRun, job_id: str | None, view: View) -> None:
+    status = run.files.read_status()
+    if status is None or status["state"] == "running":
+        record_end(run.config, run.files, overrides=run.overrides, cause=f"its Slurm job {job_id} {_end_of(job_id)}")
+        status = run.files.read_status()
+    view.end(run, status or {"state": "failed", "error": "no status was written"})
+
+
+def _end_of(job_id: str | None) -> str:
+    """How Slurm says that a job ended, while it remembers."""
+    if job_id is None:
+        return "has left the queue"
+    try:
+        words = _ask("scontrol", "show", "job", "--oneliner", job_id).split()
+    except UserError:
+        return "has left the queue"
+    state = next((word.partition("=")[2] for word in words if word.startswith("JobState=")), "")
+    return f"ended {state}" if state else "has left the queue"
+
+
+def _ask(*command: str) -> str:
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        raise UserError(f"hydra/launcher=slurm: {command[0]} fails: {_last_line(answer.stderr)}")
+    return answer.stdout
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason given")
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Hydra's nodes as plain values, which submitit can store."""
+    return {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in settings.items()}
