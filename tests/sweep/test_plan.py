@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Command
-from trash_seg.models.pairs import TABLE_PATH, PairFacts
+from trash_seg.compose import compose_config
 from trash_seg.sweep.plan import COLUMNS
 
 DRY = ("-m", "hydra.sweeper.dry_run=true")
@@ -39,9 +39,8 @@ def test_all_pairs_in_one_plan(train: Command, tmp_path: Path) -> None:
 
 def test_each_run_is_named_as_a_single_run_names_itself(train: Command, tmp_path: Path) -> None:
     train(*DRY, "encoder=resnet18,mit_b0", "decoder=FPN", "seed=1,2", "optimizer=sgd")
-    single = train("encoder=mit_b0", "decoder=FPN", "seed=2", "optimizer=sgd", "--cfg", "hydra", "--resolve")
-    (line,) = [line for line in single.stdout.splitlines() if line.strip().startswith("subdir:")]
-    assert line.split()[1] in [row["run"] for row in rows(tmp_path)]
+    single = compose_config(["encoder=mit_b0", "decoder=FPN", "seed=2", "optimizer=sgd"])
+    assert single.run_id in [row["run"] for row in rows(tmp_path)]
 
 
 def write_status(folder: Path, row: dict[str, str], state: str, **more: object) -> None:
@@ -123,7 +122,3 @@ def test_params_of_the_sweeper_stand_below_the_command_line(train: Command, tmp_
     train(*DRY, "++hydra.sweeper.params={seed: '1,2', decoder: 'FPN,PAN'}", "decoder=Unet", "training.image_size=128")
     assert sorted((row["decoder"], row["seed"]) for row in rows(tmp_path)) == [("Unet", "1"), ("Unet", "2")]
 
-
-def test_plain_facts() -> None:
-    assert TABLE_PATH.exists()
-    assert PairFacts(None, None, "why").reason == "why"

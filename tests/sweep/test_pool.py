@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, TINY, Command, command_environment
+from tests.conftest import ROOT, Command, command_environment
 from tests.sweep.cluster import wait_until
 
-SWEEP = ("-m", *TINY, "encoder=resnet18", "decoder=FPN", "training.epochs=1")
+QUICK = ("-m", "encoder=resnet18", "decoder=FPN", "training.image_size=32")
+SWEEP = (*QUICK, "training.epochs=1")
 
 
 def statuses(folder: Path, sweep: str = "default") -> dict[str, dict[str, Any]]:
@@ -39,7 +40,7 @@ def start(*arguments: str, cwd: Path, script: Path | None = None) -> subprocess.
 @pytest.mark.slow
 @pytest.mark.parametrize("num_jobs", [1, 2])
 def test_no_job_takes_another_with_it(tmp_path: Path, num_jobs: int) -> None:
-    grid = (*SWEEP[:-1], "training.epochs=1", "seed=1,2,3,4,5,6,7", f"hydra.launcher.num_jobs={num_jobs}")
+    grid = (*QUICK, "training.epochs=1", "seed=1,2,3,4,5,6,7", f"hydra.launcher.num_jobs={num_jobs}")
     answer = start(*grid, cwd=tmp_path, script=ROOT / "tests" / "sweep" / "faulty.py")
     output = answer.communicate()[0]
     assert answer.returncode == 1, output
@@ -91,7 +92,7 @@ def test_two_copies_of_one_command_share_the_work(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
-    grid = ("-m", *TINY, "encoder=resnet18", "decoder=FPN", "training.epochs=40", "seed=1,2", "hydra.launcher.num_jobs=1")
+    grid = (*QUICK, "training.epochs=40", "seed=1,2", "hydra.launcher.num_jobs=1")
     process = start(*grid, cwd=tmp_path)
     wait_until(
         lambda: any(status["epoch"] >= 1 for status in statuses(tmp_path).values()), seconds=120, what="an epoch"
@@ -106,7 +107,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Signa
 
 @pytest.mark.slow
 def test_jobs_whose_launcher_is_killed_save_and_leave(tmp_path: Path) -> None:
-    process = start(*SWEEP[:-1], "training.epochs=500", "seed=1,2", "hydra.launcher.num_jobs=2", cwd=tmp_path)
+    process = start(*QUICK, "training.epochs=500", "seed=1,2", "hydra.launcher.num_jobs=2", cwd=tmp_path)
     wait_until(lambda: list(states(tmp_path).values()) == ["running"] * 2, seconds=120, what="two running jobs")
     process.kill()
     process.communicate()
