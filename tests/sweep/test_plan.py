@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Command
+from tests.conftest import Train
 from trash_seg.compose import compose_config
 from trash_seg.sweep.plan import COLUMNS
 
@@ -18,9 +18,9 @@ def rows(folder: Path, sweep: str = "default") -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_all_pairs_in_one_plan(train: Command, tmp_path: Path) -> None:
+def test_all_pairs_in_one_plan(train: Train, tmp_path: Path) -> None:
     answer = train(*DRY, "encoder=glob(*)", "decoder=glob(*)", "training=log")
-    assert answer.returncode == 0, answer.stderr
+    assert answer.code == 0, answer.output
     plan = rows(tmp_path)
     assert len(plan) == 912
     assert tuple(plan[0]) == COLUMNS
@@ -28,16 +28,16 @@ def test_all_pairs_in_one_plan(train: Command, tmp_path: Path) -> None:
     assert all(bool(row["reason"]) == (row["parameters"] == "") for row in plan if row["state"] == "unsupported")
     large = [row for row in plan if row["parameters"] and float(row["parameters"]) > 50e6]
     assert large and all("sweep.max_parameters=5e+07" in row["reason"] for row in large)
-    assert "12 left out: a template option names no model" in answer.stdout
+    assert "12 left out: a template option names no model" in answer.output
     todo = [row for row in plan if not row["reason"]]
-    assert f"{len(todo)} to run" in answer.stdout
+    assert f"{len(todo)} to run" in answer.output
     assert plan[: len(todo)] == todo  # what starts comes first, the longest at the top
     gflops = [float(row["gflops"]) for row in todo]
     assert gflops == sorted(gflops, reverse=True)
     assert not any(path.is_dir() for path in (tmp_path / "outputs" / "default").iterdir())  # nothing was trained
 
 
-def test_each_run_is_named_as_a_single_run_names_itself(train: Command, tmp_path: Path) -> None:
+def test_each_run_is_named_as_a_single_run_names_itself(train: Train, tmp_path: Path) -> None:
     train(*DRY, "encoder=resnet18,mit_b0", "decoder=FPN", "seed=1,2", "optimizer=sgd")
     single = compose_config(["encoder=mit_b0", "decoder=FPN", "seed=2", "optimizer=sgd"])
     assert single.run_id in [row["run"] for row in rows(tmp_path)]
@@ -55,7 +55,7 @@ def write_status(folder: Path, row: dict[str, str], state: str, **more: object) 
     (run_dir / "status.json").write_text(json.dumps(status))
 
 
-def test_done_and_failed_runs_are_left_out_and_measured_ones_predict(train: Command, tmp_path: Path) -> None:
+def test_done_and_failed_runs_are_left_out_and_measured_ones_predict(train: Train, tmp_path: Path) -> None:
     grid = ("encoder=resnet18,resnet34,mobilenet_v2", "decoder=Unet", "seed=1,2")
     train(*DRY, *grid)
     before = {(row["encoder"], row["seed"]): row for row in rows(tmp_path)}
@@ -72,17 +72,17 @@ def test_done_and_failed_runs_are_left_out_and_measured_ones_predict(train: Comm
     assert float(after["resnet34", "2"]["predicted_seconds"]) > 60
     assert float(after["resnet34", "2"]["predicted_memory"]) > 0
     answer = train(*DRY, *grid, "sweep.retry_failed=true")
-    assert "1 left out: done" in answer.stdout
-    assert "5 to run" in answer.stdout
+    assert "1 left out: done" in answer.output
+    assert "5 to run" in answer.output
 
 
-def test_weights_that_smp_does_not_list_and_the_same_run_twice(train: Command, tmp_path: Path) -> None:
+def test_weights_that_smp_does_not_list_and_the_same_run_twice(train: Train, tmp_path: Path) -> None:
     answer = train(*DRY, "encoder=resnet18,dpn92", "encoder.weights=imagenet", "seed=1,1")
-    assert "1 left out: the same run twice" in answer.stdout or "2 left out: the same run twice" in answer.stdout
+    assert "1 left out: the same run twice" in answer.output or "2 left out: the same run twice" in answer.output
     assert "no imagenet weights for dpn92, only imagenet+5k" in [row["reason"] for row in rows(tmp_path)]
 
 
-def test_the_size_that_a_network_refuses(train: Command, tmp_path: Path) -> None:
+def test_the_size_that_a_network_refuses(train: Train, tmp_path: Path) -> None:
     train(*DRY, "encoder=resnet18", "decoder=PAN,Unet", "training.image_size=64")
     reasons = {row["decoder"]: row["reason"] for row in rows(tmp_path)}
     assert reasons == {"PAN": "the network refuses training.image_size=64", "Unet": ""}
@@ -102,23 +102,22 @@ def test_the_size_that_a_network_refuses(train: Command, tmp_path: Path) -> None
         (["hydra/sweeper=gird"], "Could not find 'hydra/sweeper/gird'"),
     ],
 )
-def test_a_wrong_grid_is_refused_before_anything_starts(train: Command, tmp_path, arguments, message) -> None:
+def test_a_wrong_grid_is_refused_before_anything_starts(train: Train, tmp_path, arguments, message) -> None:
     answer = train("-m", *arguments)
-    assert answer.returncode != 0
-    assert message in answer.stderr
-    assert "Traceback" not in answer.stderr
+    assert answer.code != 0
+    assert message in answer.output
+    assert "Traceback" not in answer.output
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_folder_that_cannot_be_written(train: Command, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written(train: Train, tmp_path: Path) -> None:
     (tmp_path / "outputs").write_text("in the way")
     answer = train(*DRY, "seed=1,2")
-    assert answer.returncode != 0
-    assert "sweep.name chooses the folder" in answer.stderr
-    assert "Traceback" not in answer.stderr
+    assert answer.code != 0
+    assert "sweep.name chooses the folder" in answer.output
+    assert "Traceback" not in answer.output
 
 
-def test_params_of_the_sweeper_stand_below_the_command_line(train: Command, tmp_path: Path) -> None:
+def test_params_of_the_sweeper_stand_below_the_command_line(train: Train, tmp_path: Path) -> None:
     train(*DRY, "++hydra.sweeper.params={seed: '1,2', decoder: 'FPN,PAN'}", "decoder=Unet", "training.image_size=128")
     assert sorted((row["decoder"], row["seed"]) for row in rows(tmp_path)) == [("Unet", "1"), ("Unet", "2")]
-

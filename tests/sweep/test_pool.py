@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, Command, command_environment
+from tests.conftest import ROOT, Completed, Train, command_environment
 from tests.sweep.cluster import wait_until
 
-QUICK = ("-m", "encoder=resnet18", "decoder=FPN", "training.image_size=32")
+QUICK = ("-m", "encoder=resnet18", "decoder=FPN", "training.image_size=64")
 SWEEP = (*QUICK, "training.epochs=1")
 
 
@@ -37,13 +37,22 @@ def start(*arguments: str, cwd: Path, script: Path | None = None) -> subprocess.
     )  # fmt: skip
 
 
+def run(*arguments: str, cwd: Path, script: Path | None = None) -> Completed:
+    process = start(*arguments, cwd=cwd, script=script)
+    output = process.communicate()[0]
+    return Completed(process.returncode, output)
+
+
+FAULTY = ROOT / "tests" / "sweep" / "faulty.py"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("num_jobs", [1, 2])
 def test_no_job_takes_another_with_it(tmp_path: Path, num_jobs: int) -> None:
     grid = (*QUICK, "training.epochs=1", "seed=1,2,3,4,5,6,7", f"hydra.launcher.num_jobs={num_jobs}")
-    answer = start(*grid, cwd=tmp_path, script=ROOT / "tests" / "sweep" / "faulty.py")
-    output = answer.communicate()[0]
-    assert answer.returncode == 1, output
+    answer = run(*grid, cwd=tmp_path, script=FAULTY)
+    output = answer.output
+    assert answer.code == 1, output
     assert states(tmp_path) == {1: "failed", 2: "failed", 3: "failed", 4: "failed", 5: "done", 6: "done", 7: "done"}
     errors = {status["seed"]: status["error"] for status in statuses(tmp_path).values()}
     assert errors[1] == "RuntimeError: seed 1 raises"
@@ -61,21 +70,19 @@ def test_no_job_takes_another_with_it(tmp_path: Path, num_jobs: int) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_command_again_trains_nothing_twice(train: Command, tmp_path: Path) -> None:
+def test_the_same_command_again_trains_nothing_twice(tmp_path: Path) -> None:
     grid = (*SWEEP, "seed=1,2", "hydra.launcher.num_jobs=2")
-    first = train(*grid)
-    assert first.returncode == 0, first.stdout + first.stderr
+    first = run(*grid, cwd=tmp_path)
+    assert first.code == 0, first.output
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("outputs/default/*/*")}
     assert all((tmp_path / "outputs/default" / name / ".hydra/config.yaml").exists() for name in statuses(tmp_path))
-    again = train(*grid)
-    assert again.returncode == 0
-    assert "2 left out: done" in again.stdout
-    assert "0 to run" in again.stdout
+    again = run(*grid, cwd=tmp_path)
+    assert again.code == 0
+    assert "2 left out: done" in again.output
+    assert "0 to run" in again.output
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("outputs/default/*/*")} == before
-    single = train(*SWEEP[1:], "seed=2")  # a job of a sweep lives where the single run does
-    assert "done already" in single.stdout
-    single = train(*SWEEP[1:], "seed=3", "sweep.name=single", "runtime.num_threads=1")
-    assert single.returncode == 0
+    single = run(*SWEEP[1:], "seed=2", cwd=tmp_path)  # a job of a sweep lives where the single run does
+    assert "done already" in single.output
 
 
 @pytest.mark.slow
@@ -115,28 +122,27 @@ def test_jobs_whose_launcher_is_killed_save_and_leave(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_failed_runs_are_tried_again_only_when_asked(tmp_path: Path, train: Command) -> None:
-    faulty = start(*SWEEP, "seed=1,5", cwd=tmp_path, script=ROOT / "tests" / "sweep" / "faulty.py")
-    faulty.communicate()
-    again = train(*SWEEP, "seed=1,5")
-    assert again.returncode == 1  # the sweep is not whole
-    assert "seed 1 raises" in again.stdout
-    assert train(*SWEEP, "seed=1,5", "sweep.retry_failed=true").returncode == 0
+def test_failed_runs_are_tried_again_only_when_asked(tmp_path: Path) -> None:
+    run(*SWEEP, "seed=1,5", cwd=tmp_path, script=FAULTY)
+    again = run(*SWEEP, "seed=1,5", cwd=tmp_path)
+    assert again.code == 1  # the sweep is not whole
+    assert "seed 1 raises" in again.output
+    assert run(*SWEEP, "seed=1,5", "sweep.retry_failed=true", cwd=tmp_path).code == 0
     assert states(tmp_path) == {1: "done", 5: "done"}
 
 
-def test_numbers_of_jobs_are_checked(train: Command) -> None:
+def test_numbers_of_jobs_are_checked(train: Train) -> None:
     answer = train(*SWEEP, "seed=1,2", "hydra.launcher.num_jobs=0")
-    assert answer.returncode != 0
-    assert "hydra.launcher.num_jobs=0: must be >= 1" in answer.stderr
-    assert "Traceback" not in answer.stderr
+    assert answer.code != 0
+    assert "hydra.launcher.num_jobs=0: must be >= 1" in answer.output
+    assert "Traceback" not in answer.output
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_other_launchers_still_work(train: Command, tmp_path: Path, launcher: str) -> None:
-    answer = train(*SWEEP, "seed=1,2", f"hydra/launcher={launcher}")
-    assert answer.returncode == 0, answer.stderr
+def test_other_launchers_still_work(tmp_path: Path, launcher: str) -> None:
+    answer = run(*SWEEP, "seed=1,2", f"hydra/launcher={launcher}", cwd=tmp_path)
+    assert answer.code == 0, answer.output
     assert states(tmp_path) == {1: "done", 2: "done"}
 
 
