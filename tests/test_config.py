@@ -7,6 +7,7 @@ import pytest
 
 from tests.conftest import ROOT, command_environment
 from trash_seg.compose import compose_config
+from trash_seg.config import config_from_dict
 from trash_seg.errors import ConfigError
 
 
@@ -86,6 +87,15 @@ def test_each_default_stands_once() -> None:
             for field in dataclasses.fields(schema):
                 assert field.default is dataclasses.MISSING
                 assert field.default_factory is dataclasses.MISSING
+
+
+def test_a_config_comes_back_from_a_status() -> None:
+    config = compose_config(["decoder=FPN", "augmentation=strong", "seed=7"])
+    settings = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert config_from_dict(settings) == config
+    settings["training"]["colour"] = settings["training"].pop("epochs")
+    with pytest.raises(ConfigError, match=r"training: settings of another version \(colour, epochs missing or unknown"):
+        config_from_dict(settings)
 
 
 def test_config_and_rundir_import_no_torch() -> None:

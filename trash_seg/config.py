@@ -7,8 +7,9 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
@@ -334,6 +335,27 @@ def to_config(composed: DictConfig) -> Config:
         if field.name != "seed"
     }
     return Config(seed=composed.seed, **groups)
+
+
+def config_from_dict(settings: Mapping[str, Any]) -> Config:
+    """A Config from its `dataclasses.asdict`, as a run's status holds it.
+
+    Raises:
+        ConfigError: A setting is missing, unknown or outside its range: another version wrote it.
+    """
+    groups: dict[str, Any] = {}
+    kinds: dict[str, Callable[..., Any]] = get_type_hints(Config)
+    for name, kind in kinds.items():
+        value = settings.get(name)
+        if not dataclasses.is_dataclass(kind):
+            groups[name] = value
+            continue
+        fields = {field.name for field in dataclasses.fields(kind)}
+        if not isinstance(value, dict) or value.keys() != fields:
+            differing = sorted(fields ^ value.keys()) if isinstance(value, dict) else [name]
+            raise ConfigError(f"{name}: settings of another version ({', '.join(differing)} missing or unknown)")
+        groups[name] = kind(**value)
+    return Config(**groups)
 
 
 def register() -> None:

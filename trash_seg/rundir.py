@@ -8,8 +8,8 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -99,21 +99,24 @@ class RunDir:
         write_text(self.history_path, buffer.getvalue())
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, previous: Path | None = None) -> None:
-    """Writes a file aside, then puts it in place at once: the name never holds a part of a file.
+@contextmanager
+def replacing(path: Path, *, previous: Path | None = None) -> Iterator[IO[bytes]]:
+    """A file written aside, and put in place at once at the end: the name never holds a part of a file.
 
     Args:
         path: Final name; its directory exists.
-        write: Called with the open binary file.
         previous: Where the file that is replaced goes, if it is to be kept.
 
+    Yields:
+        The open binary file. If the body raises, nothing is left under either name that was not there before.
+
     Raises:
-        OSError: Nothing is left under either name that was not there before.
+        OSError: It cannot be written.
     """
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            write(file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(aside, 0o666 & ~_UMASK)
@@ -124,6 +127,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, previo
         with suppress(FileNotFoundError):
             os.unlink(aside)
         raise
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, previous: Path | None = None) -> None:
+    """`replacing` for what one call writes."""
+    with replacing(path, previous=previous) as file:
+        write(file)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -26,21 +26,21 @@ class SampleReader:
     num_classes: int
 
     def image(self, record: ImageRecord) -> Pixels:
-        """(S, S, 3) uint8 RGB, resized bilinearly as `A.Resize` does it.
+        """(S, S, 3) uint8 RGB.
 
         Raises:
             ImageError: It cannot be decoded.
         """
         image = read_image(self.root / record.file_name, width=record.width, height=record.height)
-        return _resize(image, self.image_size, cv2.INTER_LINEAR)
+        return resize_image(image, self.image_size)
 
     def mask(self, record: ImageRecord) -> Pixels:
-        """(S, S) uint8 class index, resized to the nearest pixel.
+        """(S, S) uint8 class index.
 
         Raises:
             ImageError: A mask's file cannot be used.
         """
-        return _resize(self.full_mask(record), self.image_size, cv2.INTER_NEAREST)
+        return resize_mask(self.full_mask(record), self.image_size)
 
     def full_mask(self, record: ImageRecord) -> Pixels:
         """(height, width) uint8 class index.
@@ -53,8 +53,14 @@ class SampleReader:
         return read_mask(self.root / record.mask_name, num_classes=self.num_classes)
 
 
-def _resize(pixels: Pixels, size: int, interpolation: int) -> Pixels:
-    return np.asarray(cv2.resize(pixels, (size, size), interpolation=interpolation), np.uint8)
+def resize_image(image: Pixels, size: int) -> Pixels:
+    """(H, W, 3) → (size, size, 3), bilinear as `A.Resize` does it."""
+    return np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def resize_mask(mask: Pixels, size: int) -> Pixels:
+    """(H, W) → (size, size), nearest pixel as `A.Resize` does it."""
+    return np.asarray(cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
 @dataclass(frozen=True)

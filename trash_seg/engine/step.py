@@ -38,6 +38,31 @@ class Normalize(nn.Module):
         return (images.float() - self.mean) / self.std
 
 
+class Forward:
+    """How images reach a network: placing, normalising and precision, in training and in prediction alike."""
+
+    def __init__(self, training: TrainingConfig, *, device: torch.device) -> None:
+        self.device = device
+        self.memory_format = torch.channels_last if training.channels_last else torch.contiguous_format
+        self.normalize = Normalize().to(device)
+        self.autocast = partial(_autocast, training, device)
+
+    def place_model(self, model: nn.Module) -> nn.Module:
+        """Moves the weights to the device, in the run's memory order."""
+        return model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]
+
+    def place(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) uint8 RGB on any device → float32, normalised, on the device."""
+        placed: Tensor = self.normalize(images.to(self.device, non_blocking=True))
+        return placed.contiguous(memory_format=self.memory_format)
+
+    def logits(self, model: nn.Module, placed: Tensor) -> Tensor:
+        """(N, C, H, W) float32, of images that `place` has placed."""
+        with self.autocast():
+            logits: Tensor = model(placed)
+        return logits.float()
+
+
 class Step:
     """What a step changes: weights, optimizer, schedule, loss scale and the moving average."""
 
@@ -53,12 +78,10 @@ class Step:
         training = config.training
         self.device = device
         self.num_classes = len(config.data.classes)
-        self.memory_format = torch.channels_last if training.channels_last else torch.contiguous_format
-        self.model: nn.Module = model.to(device, memory_format=self.memory_format)  # type: ignore[call-overload]
-        self.normalize = Normalize().to(device)
+        self.forward = Forward(training, device=device)
+        self.model = self.forward.place_model(model)
         self.criterion = criterion
         self.gradient_clip = training.gradient_clip
-        self.autocast = partial(_autocast, training, device)
         self.optimizer = build_optimizer(config.optimizer, model)
         num_steps = training.epochs * steps_per_epoch
         factor = partial(lr_factor, config.scheduler, steps_per_epoch=steps_per_epoch, num_steps=num_steps)
@@ -116,17 +139,13 @@ class Step:
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """Class index of each pixel: (N, 3, H, W) uint8 → (N, H, W) int64 on the device."""
-        with self.autocast():
-            return self.evaluated(self._place(images)[0]).argmax(1)  # type: ignore[no-any-return]
+        return self.forward.logits(self.evaluated, self.forward.place(images)).argmax(1)
 
-    def _place(self, images: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
-        images = self.normalize(images.to(self.device, non_blocking=True)).contiguous(memory_format=self.memory_format)
-        return images, *(m.to(self.device, non_blocking=True).long() for m in masks)
+    def _place(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        return self.forward.place(images), masks.to(self.device, non_blocking=True).long()
 
     def _loss(self, model: nn.Module, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        with self.autocast():
-            logits = model(images)
-        logits = logits.float()
+        logits = self.forward.logits(model, images)
         return self.criterion(logits, masks), logits
 
 
