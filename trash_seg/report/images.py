@@ -64,7 +64,7 @@ def read_confusion(run: Run) -> Confusion:
         OSError, ValueError, KeyError, BadZipFile, EOFError: READ_ERRORS; they are missing or damaged.
     """
     assert run.directory is not None
-    with np.load(run.directory.confusion_path, allow_pickle=False) as stored:
+    with run.directory.confusion_path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         counts, images, classes = stored["counts"], stored["images"].tolist(), stored["classes"].tolist()
     if counts.shape != (len(images), len(classes), len(classes)):
         raise ValueError(f"counts {counts.shape} do not fit {len(images)} images and {len(classes)} classes")
@@ -144,7 +144,7 @@ def pictures(run: Run) -> list[Picture]:
     confusion = read_confusion(run)
     scores = mean_iou(*overlaps(confusion.counts))
     miou = {name: float(score) for name, score in zip(confusion.images, scores, strict=True) if np.isfinite(score)}
-    with np.load(run.directory.samples_path, allow_pickle=False) as stored:
+    with run.directory.samples_path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         names = stored["names"].tolist()
         kept = zip(names, stored["images"], stored["truth"], stored["prediction"], strict=True)
         colors = palette(len(confusion.classes))

@@ -107,37 +107,37 @@ def dunnett_p(t: float, *, count: int, others: Ints, df: float) -> float:
     return float(np.clip(-weights @ np.expm1(log_none) @ _Z_WEIGHTS, 0, 1))
 
 
-def best_p(means: Floats, counts: Ints, noise: Noise) -> Floats:
-    """For each configuration (k,) the p-value of "as good as the best" (Hsu's comparison with the best).
+def best_p(i: int, t: float, counts: Ints, noise: Noise) -> float:
+    """P-value of "configuration i is as good as the best" (Hsu's comparison with the best).
 
-    J. C. Hsu, Multiple Comparisons (1996), chapter 4. Where Bonferroni's bound already is below ALPHA / k, that bound
-    is given: it decides the same and costs nothing.
+    J. C. Hsu, Multiple Comparisons (1996), chapter 4.
+
+    Args:
+        i: Index into counts.
+        t: See `dunnett_p`.
+        counts: (k,) number of seeds.
+        noise: Between seeds.
     """
-    k = len(means)
-    if k == 1:
-        return np.ones(1)
-    p = np.empty(k)
-    scale = noise.sigma * np.sqrt(1 / counts[:, None] + 1 / counts)
-    t = ((means - means[:, None]) / scale).max(axis=1)
-    bound = (k - 1) * distributions.t.sf(t, noise.df)
-    for i in range(k):
-        clear = bound[i] < ALPHA / k
-        p[i] = bound[i] if clear else dunnett_p(t[i], count=counts[i], others=np.delete(counts, i), df=noise.df)
-    return p
+    bound = (len(counts) - 1) * float(distributions.t.sf(t, noise.df))  # Bonferroni's, which costs nothing
+    if bound < ALPHA / len(counts):
+        return bound
+    return dunnett_p(t, count=int(counts[i]), others=np.delete(counts, i), df=noise.df)
 
 
 def separated(means: Floats, counts: Ints, noise: Noise, *, margin: float) -> NDArray[np.bool_]:
-    """Which configurations (k,) are worse than the best: Holm's step-down on `best_p`, family-wise error ALPHA.
+    """Which configurations (k,) are worse than the best: `best_p` stepped down, family-wise error ALPHA.
 
     Dunnett against the observed leader would treat the leader as chosen beforehand: with all configurations equal it
-    calls some of them worse far too often. Hsu's p-values are right for a single best; Holm's step makes them right for
-    any number that share the first place: P(any of those is called worse) <= ALPHA, for any counts.
+    calls some of them worse far too often. Hsu's p-values are right for a single best; the step-down of Holm (Scand. J.
+    Statist. 6 (1979) 65) makes them right for any number that share the first place: P(any of those is called worse) <=
+    ALPHA, for any counts. It goes by t, which is the order of the p-values where the counts are equal, and else stops
+    no later than Holm.
     """
     k = len(means)
     worse = np.zeros(k, dtype=bool)
-    p = best_p(means, counts, noise)
-    for step, i in enumerate(np.argsort(p, kind="stable")):
-        if p[i] > ALPHA / (k - step):
+    t = ((means - means[:, None]) / (noise.sigma * np.sqrt(1 / counts[:, None] + 1 / counts))).max(axis=1)
+    for step, i in enumerate(np.argsort(-t, kind="stable")[:-1]):
+        if best_p(i, t[i], counts, noise) > ALPHA / (k - step):
             break
         worse[i] = means.max() - means[i] > margin
     return worse

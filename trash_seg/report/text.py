@@ -15,6 +15,7 @@ from trash_seg.report.advice import Step
 from trash_seg.report.board import Board, Group, Row
 from trash_seg.report.collect import Run
 
+FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 NUM_CONSOLE_ROWS = 30
 WIDE = 110
 """Columns of a terminal from which on more is shown."""
@@ -27,9 +28,8 @@ def cell(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     text = str(value)
-    return (
-        f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@", "＝", "＋", "－", "＠") or text[:1] in "\t\r" else text
-    )
+    formula = text.lstrip().startswith(FORMULA_STARTS) or text.startswith(("\t", "\r"))
+    return f"'{text}" if formula else text
 
 
 def record(row: Row, classes: Sequence[str]) -> dict[str, Any]:
