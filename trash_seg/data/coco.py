@@ -84,7 +84,7 @@ class CocoReader:
         if not result.images:
             self._add("empty-split", result, "lists no images")
         elif annotated:
-            for record in result.images:
+            for record in by_id.values():
                 if not record.annotations:
                     self._add("no-annotations", result, f"{record.file_name} has none", image=record.file_name)
         return result
@@ -190,7 +190,7 @@ class CocoReader:
                 problems = [*problems, ("unknown-category", f"category {entry['category_id']} is not listed")]
             for code, text in problems:
                 where = f"annotation {id_} on {record.file_name}"
-                self._add(code, file, f"{where}: {text}", image=record.file_name, annotation=id_)
+                self._add(code, file, f"{where}: {text}", image=record.file_name, annotation=id_, region=entry)
             index = class_indices.get(entry["category_id"])
             if usable is not None and index is not None:
                 record.annotations.append(Annotation(id_, index, usable))

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from trash_seg.errors import DataError
 
@@ -41,7 +42,11 @@ RULES: dict[str, Rule] = {
     "exif-orientation": Rule(
         False, "image is turned by its EXIF orientation", "takes the orientation under which the sizes agree"
     ),
-    "image-mode": Rule(False, "image is not 8-bit RGB", "converts it to 8-bit RGB"),
+    "image-mode": Rule(
+        False,
+        "image is not 8-bit RGB",
+        "converts it: grey repeated, palette looked up, alpha dropped, CMYK by Pillow, of 16 bit the high byte",
+    ),
     "no-annotations": Rule(False, "image without annotations", "keeps it as background"),
     "same-image": Rule(False, "same image, byte for byte, in two splits", "keeps both: scores on it are too good"),
     "near-duplicate": Rule(False, "images in two splits look alike", "keeps both: scores on them may be too good"),
@@ -80,6 +85,10 @@ class Finding:
     """File name of the image concerned."""
     annotation: int | str | None = None
     """Id of the annotation concerned."""
+    other: str | None = None
+    """File name of the second image, where two are concerned."""
+    region: Any = None
+    """The annotation as the file has it, for a picture."""
 
     @property
     def rule(self) -> Rule:

@@ -12,7 +12,6 @@ from trash_seg.errors import DataError
 
 Pixels = npt.NDArray[np.uint8]
 
-MODE_RULE = "grey repeated to 3 channels, palette looked up, alpha dropped, CMYK by Pillow, 16 bit: the high byte"
 ORIENTATION = 0x0112
 DECODE_ERRORS = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises for files that are no image, cut short, or corrupt."""
@@ -49,7 +48,9 @@ def read_header(path: Path) -> Header:
 
 
 def read_image(path: str | Path, *, width: int | None = None, height: int | None = None) -> Pixels:
-    """Decodes an image. Anything but 8-bit RGB is converted: MODE_RULE.
+    """Decodes an image as 8-bit RGB.
+
+    Grey is repeated, a palette looked up, alpha dropped, CMYK converted by Pillow, and of 16 bit the high byte taken.
 
     Args:
         path: Any format that Pillow reads.

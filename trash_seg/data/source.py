@@ -194,7 +194,7 @@ def _compare_bytes(source: Source, group: Iterable[tuple[str, str]]) -> Iterator
         other_part, other = first.setdefault(digest, (part, name))
         if other_part != part:
             text = f"{name} in {part} is the same image as {other} in {other_part} [same-image]"
-            yield Finding("same-image", source.parts[part].unit.name, text, image=name)
+            yield Finding("same-image", source.parts[part].unit.name, text, image=name, other=other)
 
 
 def fingerprint(source: Source) -> str:

@@ -1,0 +1,149 @@
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import trash_seg.check
+from tests.conftest import TRASH190, needs_trash190, run_module
+from tests.data.broken import breaks_annotations, breaks_images, clean
+from trash_seg.data.findings import RULES
+
+FILE_RULES = {"missing-file", "not-json", "not-coco", "empty-split"}
+FOLDER_RULES = {"missing-mask", "broken-mask", "unknown-index"}
+
+
+def check_as_users_do(cwd: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
+    """Exit code, check.json and what was printed."""
+    completed = run_module("trash_seg.check", *arguments, cwd=cwd)
+    assert "Traceback" not in completed.stderr, completed.stderr
+    return completed.returncode, json.loads((cwd / "check.json").read_text()), completed.stdout
+
+
+def check(out: Path, *overrides: str, read_images: bool = True) -> tuple[int, dict[str, Any]]:
+    """The same within this process."""
+    code = trash_seg.check.check(list(overrides), out=out, read_images=read_images)
+    return code, json.loads((out / "check.json").read_text())
+
+
+def files_of(root: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_every_rule_at_once_is_found_once(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    train, val = clean(root)
+    images = breaks_images(root, train, val)
+    ids = breaks_annotations(train, val)
+    train.write()
+    val.write()
+    before = files_of(root)
+    code, content, printed = check_as_users_do(
+        tmp_path, "data=trash", f"data.root={root}", "+data.class_of.Silver=Metal"
+    )
+    assert code == 1
+    expected = {*images, *ids, "unused-mapping"}
+    assert expected == RULES.keys() - FILE_RULES - FOLDER_RULES, "a rule without a test"
+    assert content["counts"] == dict.fromkeys(sorted(expected), 1)
+    for finding in content["findings"]:
+        rule = RULES[finding["code"]]
+        assert finding["severity"] == ("error" if rule.error else "warning")
+        assert finding["action"] == rule.action
+        if finding["code"] in images:
+            assert finding["image"].endswith(images[finding["code"]])
+        elif ids.get(finding["code"]) is not None:
+            assert finding["annotation"] == ids[finding["code"]]
+        assert finding["code"] in printed
+    assert files_of(root) == before
+    assert not (tmp_path / "escape.png").exists()
+    page = (tmp_path / "check.html").read_text()
+    assert page.count("<details") == len(expected)
+    assert page.count("data:image/jpeg;base64,") > len(ids)
+    assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_a_clean_dataset_passes(tmp_path: Path) -> None:
+    train, val = clean(tmp_path / "data")
+    train.write()
+    val.write()
+    code, content = check(tmp_path, "data=trash", f"data.root={tmp_path / 'data'}")
+    assert (code, content["findings"]) == (0, [])
+    metal = content["splits"]["train"]["classes"]["Metal"]
+    assert metal == {"images": 1, "instances": 1, "pixels": 400}
+    assert content["splits"]["test"]["images"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, "missing-file"),
+        ('{"images": [', "not-json"),
+        ("never JSON", "not-json"),
+        ("[1, 2]", "not-coco"),
+        ('{"images": [], "categories": []}', "not-coco"),
+        ('{"images": [{"id": 1}], "annotations": [], "categories": []}', "not-coco"),
+        ('{"images": [], "annotations": [], "categories": []}', "empty-split"),
+    ],
+)
+def test_a_file_that_is_no_coco_file(tmp_path: Path, text: str | None, expected: str) -> None:
+    train, _ = clean(tmp_path / "data")
+    train.write()
+    if text is not None:
+        (tmp_path / "data" / "val.json").write_text(text)
+    code, content = check(tmp_path, "data=trash", f"data.root={tmp_path / 'data'}")
+    found = [finding["code"] for finding in content["findings"] if finding["file"] == "val.json"]
+    assert code == 1
+    assert expected in found
+
+
+def test_annotations_only_opens_no_image(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    train, val = clean(root)
+    ids = breaks_annotations(train, val)
+    train.write()
+    val.write()
+    for path in (root / "images").iterdir():
+        path.unlink()
+    code, content, _ = check_as_users_do(tmp_path, "data=trash", f"data.root={root}", "--annotations-only")
+    assert code == 1
+    assert content["counts"] == dict.fromkeys(sorted(ids), 1)
+    assert content["images_read"] is False
+
+
+def test_names_are_shown_as_text(tmp_path: Path) -> None:
+    train, val = clean(tmp_path / "data")
+    train.image("images/<script>alert(1)</script>[bold].png".replace("/script", "_script"), annotate=False)
+    train.write()
+    val.write()
+    code, _, printed = check_as_users_do(tmp_path, "data=trash", f"data.root={tmp_path / 'data'}")
+    assert code == 0
+    assert "[bold].png" in printed
+    page = (tmp_path / "check.html").read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_the_trainer_refuses_with_the_same_message(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    train, val = clean(root)
+    train.image("images/size.png", train.picture(60, 48))
+    train.write()
+    val.write()
+    _, content = check(tmp_path, "data=trash", f"data.root={root}")
+    (finding,) = (f for f in content["findings"] if f["severity"] == "error")
+    arguments = ("data=trash", f"data.root={root}", "encoder.weights=null", "training=quick", "runtime.num_threads=1")
+    completed = run_module("trash_seg.train", *arguments, cwd=tmp_path)
+    assert completed.returncode == 1
+    assert finding["message"] in completed.stdout + completed.stderr
+    assert "Traceback" not in completed.stdout + completed.stderr
+
+
+@needs_trash190
+@pytest.mark.parametrize("data", ["trash", "taco"])
+def test_the_photographs_check_clean_but_for_a_class_that_is_rare(tmp_path: Path, data: str) -> None:
+    code, content = check(tmp_path, f"data={data}", f"data.root={TRASH190}")
+    assert code == 0
+    assert Counter(f["code"] for f in content["findings"]) == {"absent-class": 1}
+    assert "Battery" in content["findings"][0]["message"]
