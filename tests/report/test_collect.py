@@ -80,9 +80,10 @@ def test_a_run_that_has_not_finished_an_epoch_has_no_numbers(tmp_path: Path) -> 
 
 PLAN = """run,encoder,decoder,seed,hash,parameters,gflops,state,reason
 a-Unet-s21-00000001,a,Unet,21,00000001,1000000,2.5,done,
-b-Unet-s21-00000002,b,Unet,21,00000002,,,pending,
+b-Unet-s21-00000002,b,Unet,21,00000002,,,new,
 c-PAN-s21-00000003,c,PAN,21,00000003,,,unsupported,c has no dilated mode
-d-Unet-s21-00000004,d,Unet,21,00000004,90000000,,too_large,90.0 M parameters are above sweep.max_parameters
+d-Unet-s21-00000004,d,Unet,21,00000004,90000000,,new,"90.0 M parameters, sweep.max_parameters=5e+07"
+e-Unet-s21-00000005,e,Unet,21,00000005,,,done,done
 """
 
 
@@ -94,10 +95,18 @@ def test_what_was_asked_for_and_is_not_there_is_missing(tmp_path: Path) -> None:
         "a": "done",
         "b": "missing",
         "c": "unsupported",
-        "d": "too_large",
+        "d": "left out",
+        "e": "missing",  # it was there when the plan was made
     }
     assert runs["c"].reason == "c has no dilated mode"
     assert (runs["b"].parameters, runs["d"].parameters) == (None, 90_000_000)
+
+
+def test_the_plan_completes_what_a_run_does_not_know(tmp_path: Path) -> None:
+    write_run(tmp_path, encoder="a", hash="00000001", status={"state": "done", "gflops": None})
+    (tmp_path / "plan.csv").write_text(PLAN)
+    run = by_name(tmp_path)["a"]
+    assert (run.parameters, run.gflops) == (14_000_000, 2.5)
 
 
 def test_a_plan_names_a_run_whose_directory_is_damaged(tmp_path: Path) -> None:

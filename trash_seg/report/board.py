@@ -13,7 +13,9 @@ from trash_seg.report import stats
 from trash_seg.report.collect import Run, Score
 
 SOFTWARE = ("trash_seg", "torch", "torchvision", "segmentation-models-pytorch", "timm", "albumentations")
-UNRANKED_ORDER = ("running", "interrupted", "pruned", "diverged", "failed", "unreadable", "missing")
+UNRANKED_ORDER = (
+    "running", "interrupted", "pruned", "diverged", "failed", "unreadable", "missing", "unsupported", "left out",
+)  # fmt: skip
 RANK_BY = ("best", "last")
 
 

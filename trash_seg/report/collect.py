@@ -38,7 +38,7 @@ class Run:
 
     name: str
     state: str
-    """A state of rundir.STATES, or missing (planned only), unreadable, or what the plan says of a run it left out."""
+    """A state of rundir.STATES, or missing (planned, but there is no directory), left out (by the plan), unreadable."""
     encoder: str
     decoder: str
     weights: str | None = None
@@ -80,13 +80,18 @@ def collect(sweep_dir: Path) -> list[Run]:
     runs = {path.name: read_run(path) for path in folders}
     for planned in read_plan(sweep_dir / "plan.csv"):
         found = runs.get(planned.name)
-        if found is None:
-            runs[planned.name] = planned
-        elif found.state == "unreadable":
-            runs[planned.name] = replace(planned, state="unreadable", reason=found.reason, directory=found.directory)
+        runs[planned.name] = planned if found is None else _completed(found, planned)
     if not runs:
         raise ReportError(f"{sweep_dir}: holds no run directories{_hint(sweep_dir)}")
     return [runs[name] for name in sorted(runs)]
+
+
+def _completed(run: Run, planned: Run) -> Run:
+    """A run with what only the plan knows: the cost of the network, and what a damaged directory does not tell."""
+    if run.state == "unreadable":
+        return replace(planned, state=run.state, reason=run.reason, directory=run.directory)
+    parameters = planned.parameters if run.parameters is None else run.parameters
+    return replace(run, parameters=parameters, gflops=planned.gflops if run.gflops is None else run.gflops)
 
 
 def _is_run(path: Path) -> bool:
@@ -205,16 +210,17 @@ def read_plan(path: Path) -> list[Run]:
 
 def _from_plan(row: Mapping[str, str]) -> Run:
     state, reason = row.get("state") or "", row.get("reason") or None
-    left_out = reason is not None and state not in ("done", "running", "failed", "interrupted", "diverged", "pruned")
+    if state != "unsupported":
+        state = "left out" if state == "new" and reason is not None else "missing"
     return Run(
         name=row["run"],
-        state=state if left_out and state else "missing",
+        state=state,
         encoder=row["encoder"],
         decoder=row["decoder"],
         weights=row.get("weights") or None,
         hash=row.get("hash") or "",
         seed=_int(row.get("seed")),
-        reason=reason or "planned, no run directory",
+        reason="planned, no run directory" if state == "missing" else reason,
         parameters=_int(row.get("parameters")),
         gflops=_float(row.get("gflops")),
     )

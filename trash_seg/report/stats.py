@@ -135,7 +135,9 @@ def separated(means: Floats, counts: Ints, noise: Noise, *, margin: float) -> ND
     """
     k = len(means)
     worse = np.zeros(k, dtype=bool)
-    t = ((means - means[:, None]) / (noise.sigma * np.sqrt(1 / counts[:, None] + 1 / counts))).max(axis=1)
+    sizes = np.unique(counts)
+    best = np.array([means[counts == size].max() for size in sizes])  # the only ones that can give the largest t
+    t = ((best - means[:, None]) / (noise.sigma * np.sqrt(1 / counts[:, None] + 1 / sizes))).max(axis=1)
     for step, i in enumerate(np.argsort(-t, kind="stable")[:-1]):
         if best_p(i, t[i], counts, noise) > ALPHA / (k - step):
             break
@@ -192,7 +194,7 @@ def bootstrap_ranks(means: Floats, counts: Ints, noise: Noise, *, seed: int = 0)
         best = int(np.argmax(observed))
         excess[draw] = observed[best] - true[best]
     low, high = np.percentile(ranks, [2.5, 97.5], axis=0, method="closest_observation").astype(np.int64)
-    return Ranks(low, high, (ranks == 1).mean(axis=0), float(excess.mean()) if k > 1 else 0.0)
+    return Ranks(low, high, (ranks == 1).mean(axis=0), max(0.0, float(excess.mean())) if k > 1 else 0.0)
 
 
 def probability_better(means: Floats, counts: Ints, noise: Noise) -> Floats:
