@@ -45,6 +45,7 @@ def test_a_run_leaves_everything_that_the_contract_names(finished_run: Path) -> 
     assert status["state"] == "done"
     assert status["epoch"] == status["epochs"] == 2
     assert status["parameters"] == 14_329_804
+    assert 0.1 < status["gflops"] < 0.5  # of one image of 32 × 32
     assert status["command"].startswith("python -m trash_seg.train training.epochs=2")
     assert status["environment"]["num_threads"] == 1
     assert status["config"]["encoder"] == {"name": "resnet18", "weights": None}
@@ -159,11 +160,14 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(
 ) -> None:
     shutil.copytree(finished_sweep / "outputs", tmp_path / "outputs")
     files = unfinish(only_run(tmp_path))
-    files.last_path.write_bytes(damage(files.last_path.read_bytes()))
+    whole = files.last_path.read_bytes()
+    files.previous_path.write_bytes(whole)
+    files.last_path.write_bytes(damage(whole))
     again = train(*TINY)
     assert again.code == 0
     assert "last.ckpt is damaged" in again.output
-    assert "continuing after epoch 1, step 0" in again.output
+    assert "continuing after epoch 2, step 0" in again.output
+    assert not files.previous_path.exists()  # of no more use once the run is done
     assert history(only_run(tmp_path)) == history(finished_run)
     assert same_weights(only_run(tmp_path), finished_run)
 

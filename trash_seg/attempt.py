@@ -107,10 +107,10 @@ class Attempt:
 
         train(self.config, self.files, stop=self.stop, notes=self, num_threads=self.num_threads)
 
-    def note_start(self, *, device: str, num_threads: int, parameters: int) -> None:
+    def note_start(self, *, device: str, num_threads: int, parameters: int, gflops: float | None) -> None:
         """Records where and what is trained."""
         self.status["environment"].update(device=device, num_threads=num_threads)
-        self.status["parameters"] = parameters
+        self.status.update(parameters=parameters, gflops=gflops)
 
     def note_data(self, fingerprint: str, num_train: int, num_val: int, warnings: dict[str, int]) -> None:
         """Records what the run is trained on; a directory never mixes two datasets.

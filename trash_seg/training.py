@@ -1,5 +1,6 @@
 """Puts a training together: device, network, data, loop, pictures. What is cheap to find wrong comes first."""
 
+import copy
 import os
 import resource
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from trash_seg.engine.samples import write_samples
 from trash_seg.engine.step import Step, check_precision, choose_device
 from trash_seg.errors import ConfigError
 from trash_seg.models.build import build_model
+from trash_seg.models.pairs import count_flops, count_parameters
 from trash_seg.rundir import RunDir
 from trash_seg.stop import StopRequest
 
@@ -23,7 +25,7 @@ from trash_seg.stop import StopRequest
 class Notes(Protocol):
     """Who keeps the status of the run."""
 
-    def note_start(self, *, device: str, num_threads: int, parameters: int) -> None:
+    def note_start(self, *, device: str, num_threads: int, parameters: int, gflops: float | None) -> None:
         """The network is built."""
 
     def note_data(self, *, fingerprint: str, num_train: int, num_val: int, warnings: dict[str, int]) -> None:
@@ -55,8 +57,13 @@ def train(config: Config, files: RunDir, *, stop: StopRequest, notes: Notes, num
     torch.manual_seed(config.seed)
     model = build_model(config)
     device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    parameters = sum(p.numel() for p in model.parameters())
-    notes.note_start(device=device_name, num_threads=torch.get_num_threads(), parameters=parameters)
+    flops = count_flops(copy.deepcopy(model).to("meta").eval(), image_size=config.training.image_size)
+    notes.note_start(
+        device=device_name,
+        num_threads=torch.get_num_threads(),
+        parameters=count_parameters(model),
+        gflops=None if flops is None else flops / 1e9,
+    )
     dataset = open_dataset(config.data, image_size=config.training.image_size, runtime=config.runtime)
     notes.note_data(
         fingerprint=dataset.fingerprint,
@@ -82,6 +89,7 @@ def train(config: Config, files: RunDir, *, stop: StopRequest, notes: Notes, num
     )  # fmt: skip
     record(fit.run())
     write_samples(files, step=step, split=dataset.val, classes=dataset.classes)
+    files.previous_path.unlink(missing_ok=True)  # three times the network's size, and of no more use
 
 
 def _build_loaders(config: Config, dataset: Dataset, device: torch.device) -> tuple[Loader, Loader]:

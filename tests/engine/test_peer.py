@@ -30,7 +30,9 @@ def load_peer() -> ModuleType:
 
 def test_loss_gradient_and_pooled_miou_agree_with_the_peer() -> None:
     overrides = ["data=trash", f"data.root={TRASH190}", "training=log", f"training.image_size={SIZE}"]
-    config = compose_config([*overrides, "encoder.weights=null", "optimizer=sgd", "optimizer.lr=1e-30"])
+    config = compose_config(
+        [*overrides, "encoder.weights=null", "optimizer=sgd", "optimizer.lr=1e-30", "training.channels_last=false"]
+    )
     torch.manual_seed(21)
     model = build_model(config)
     peer = load_peer()
