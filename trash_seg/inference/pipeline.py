@@ -1,0 +1,75 @@
+"""One prediction, from the command line's options to its outputs."""
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from trash_seg.engine.step import choose_device
+from trash_seg.errors import UserError
+from trash_seg.inference.ensemble import build_ensemble
+from trash_seg.inference.inputs import Inputs, read_annotations, read_inputs, read_split
+from trash_seg.inference.load import TrainedRun, load_run
+from trash_seg.inference.options import Options
+from trash_seg.inference.truth import Truth
+from trash_seg.inference.write import check_outputs, write_outputs
+
+
+def run_prediction(options: Options, console: Console) -> int:
+    """Does what the options ask. Returns the exit code: 1 if images could not be predicted.
+
+    Raises:
+        UserError: Something given cannot be used; nothing was written.
+    """
+    check_outputs(options)
+    device = choose_device(options.device)
+    if options.num_threads is not None:
+        torch.set_num_threads(options.num_threads)
+    runs = [load_run(path, allow_unfinished=options.allow_unfinished) for path in options.runs]
+    inputs = find_inputs(options, runs[0])
+    truth = find_truth(options, inputs, runs[0])
+    ensemble = build_ensemble(runs, device=device, precision=options.precision, tta=options.tta, scales=options.scales)
+    for member in ensemble.members:
+        console.print(
+            f"{member.run.name}: epoch {member.run.epoch}, mIoU {member.run.miou:.4f}; {device.type}, "
+            f"{member.precision}, {member.image_size} px",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
+    for note in inputs.notes:
+        console.print(note, markup=False, soft_wrap=True)
+    return write_outputs(options, inputs, ensemble, truth, console)
+
+
+def find_inputs(options: Options, run: TrainedRun) -> Inputs:
+    """The images: `--data`, `--split`, or those of `--truth`."""
+    if options.split is not None:
+        return read_split(run.config, options.split, data_root=options.data_root)
+    if options.data:
+        return read_inputs(options.data, images_dir=options.images, config=run.config)
+    assert options.truth is not None
+    return read_annotations(options.truth, images_dir=options.images, config=run.config, has_truth=True)
+
+
+def find_truth(options: Options, inputs: Inputs, run: TrainedRun) -> Truth | None:
+    """The truth, if there is one.
+
+    Raises:
+        UserError: It has none of the images.
+    """
+    if options.truth is not None and not inputs.has_truth:
+        labelled = read_annotations(options.truth, images_dir=options.images, config=run.config, has_truth=True)
+    elif inputs.has_truth:
+        labelled = inputs
+    elif options.scores or options.confusion:
+        raise UserError("--scores and --confusion need the truth: --truth FILE, or --split val")
+    else:
+        return None
+    records = {item.name: item.record for item in labelled.items if item.record is not None}
+    known = sum(item.name in records for item in inputs.items)
+    if known == 0:
+        raise UserError(f"--truth {options.truth}: has none of the {len(inputs.items)} images, by their names")
+    if known < len(inputs.items):
+        inputs.notes.append(f"{len(inputs.items) - known} of {len(inputs.items)} images have no truth")
+    first = labelled.items[0]
+    root = Path(str(first.path).removesuffix(first.name))
+    return Truth(records, root=root, config=run.config)

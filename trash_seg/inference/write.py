@@ -1,0 +1,180 @@
+"""Runs the stream of predictions into the outputs that were asked for."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from trash_seg.errors import UserError
+from trash_seg.inference.ensemble import Ensemble
+from trash_seg.inference.inputs import Inputs, read_coco_ids
+from trash_seg.inference.options import Options
+from trash_seg.inference.outputs import (
+    CocoResults,
+    MaskFolder,
+    Output,
+    OverlayFolder,
+    ProbabilityFolder,
+    Submission,
+)
+from trash_seg.inference.stream import Failure, Prediction, Reader, stream
+from trash_seg.inference.truth import Truth, show_scores
+from trash_seg.rundir import replacing
+
+
+class IncompleteError(Exception):
+    """Images failed, so the file that must hold all of them is not put in place."""
+
+
+@dataclass
+class Tally:
+    """What has happened so far."""
+
+    num_predicted: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+
+def check_outputs(options: Options) -> None:
+    """Refuses to write over what is there.
+
+    Raises:
+        UserError: It names the output.
+    """
+    for path in options.folders:
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path}: is a file, a folder is needed")
+        if path.is_dir() and any(path.iterdir()) and not options.overwrite:
+            raise UserError(f"{path}: is not empty; --overwrite replaces what is in it")
+    for path in options.files:
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder, the name of a file is needed")
+        if path.exists() and not options.overwrite:
+            raise UserError(f"{path}: is there already; --overwrite replaces it")
+        if not path.parent.is_dir():
+            raise UserError(f"{path}: its folder {path.parent} is not there")
+
+
+def write_outputs(options: Options, inputs: Inputs, ensemble: Ensemble, truth: Truth | None, console: Console) -> int:
+    """Predicts everything and writes everything. Returns the exit code: 1 if images could not be predicted.
+
+    Raises:
+        UserError: An output cannot be written.
+    """
+    started, tally = time.perf_counter(), Tally()
+    batch_size = options.batch_size or ensemble.members[0].run.config.training.batch_size
+    reader = Reader(ensemble.sizes, options.window, options.overlap, keep_image=options.overlays is not None)
+    try:
+        with ExitStack() as stack:
+            outputs = open_outputs(options, inputs, ensemble, stack)
+            outputs += [truth] if truth is not None else []
+            predictions = stream(
+                inputs.items, ensemble, reader=reader, batch_size=batch_size,
+                probabilities=any(output.needs_probabilities for output in outputs), num_threads=num_helpers(),
+            )  # fmt: skip
+            consume(predictions, outputs, num_items=len(inputs.items), tally=tally, console=console)
+            if tally.failures:
+                raise IncompleteError
+    except OSError as error:
+        raise UserError(f"{error.filename or 'an output'}: cannot be written ({error.strerror})") from error
+    seconds = time.perf_counter() - started
+    console.print(f"{tally.num_predicted} images in {seconds:.1f} s ({tally.num_predicted / seconds:.1f} images/s)")
+    if truth is not None and truth.counts:
+        scores = truth.score(batch_size=batch_size)
+        show_scores(scores, sum(truth.counts), console)  # type: ignore[arg-type]
+        if options.scores is not None:
+            truth.save_scores(options.scores, scores)
+        if options.confusion is not None:
+            truth.save_confusion(options.confusion)
+    if tally.failures:
+        console.print(f"{len(tally.failures)} of {len(inputs.items)} images could not be predicted, named above")
+        if options.submission is not None:
+            console.print(f"{options.submission}: not written, it would lack them", markup=False, soft_wrap=True)
+    return 1 if tally.failures else 0
+
+
+def open_outputs(options: Options, inputs: Inputs, ensemble: Ensemble, stack: ExitStack) -> list[Output]:
+    """The outputs that are asked for. Files take their names when the stack is left, the submission unless it fails."""
+    classes = ensemble.classes
+    outputs: list[Output] = []
+    for folder in options.folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    if options.masks is not None:
+        outputs.append(MaskFolder(options.masks, num_classes=len(classes)))
+    if options.overlays is not None:
+        outputs.append(OverlayFolder(options.overlays, classes=classes))
+    if options.probabilities is not None:
+        outputs.append(ProbabilityFolder(options.probabilities, classes=classes, dtype=options.probability_type))
+    if options.coco is not None:
+        image_ids, category_ids = read_coco_ids(inputs, ensemble.members[0].run.config)
+        results = CocoResults(
+            stack.enter_context(replacing(options.coco)), image_ids=image_ids, category_ids=category_ids
+        )
+        stack.callback(results.close)
+        outputs.append(results)
+    stack.enter_context(suppress(IncompleteError))  # ends here: what was opened before is put in place all the same
+    if options.submission is not None:
+        file = stack.enter_context(replacing(options.submission))
+        outputs.append(Submission(file, num_classes=len(classes)))
+    return outputs
+
+
+def consume(
+    predictions: Iterable[Prediction | Failure], outputs: Sequence[Output], *, num_items: int, tally: Tally,
+    console: Console,
+) -> None:  # fmt: skip
+    """Hands each prediction to each output: the work in threads, the writing in order."""
+    waiting: deque[tuple[Prediction, Future[list[Any]]]] = deque()
+
+    def prepare(prediction: Prediction) -> list[Any]:
+        return [output.prepare(prediction) for output in outputs]
+
+    def write_first() -> None:
+        prediction, future = waiting.popleft()
+        for output, prepared in zip(outputs, future.result(), strict=True):
+            output.write(prediction, prepared)
+
+    with ThreadPoolExecutor(num_helpers()) as pool, _progress(num_items, console) as advance:
+        try:
+            for prediction in predictions:
+                advance()
+                if isinstance(prediction, Failure):
+                    tally.failures.append(prediction)
+                    console.print(prediction.reason, markup=False, highlight=False, soft_wrap=True)
+                    continue
+                tally.num_predicted += 1
+                waiting.append((prediction, pool.submit(prepare, prediction)))
+                if len(waiting) > 4 * num_helpers():
+                    write_first()
+            while waiting:
+                write_first()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def num_helpers() -> int:
+    """Threads that read, and as many that write, beside the network."""
+    return min(4, len(os.sched_getaffinity(0)))
+
+
+@contextmanager
+def _progress(total: int, console: Console) -> Iterator[Any]:
+    columns = (
+        BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=total, rate="")
+        started = time.perf_counter()
+
+        def advance() -> None:
+            bar.advance(task)
+            rate = bar.tasks[0].completed / (time.perf_counter() - started)
+            bar.update(task, rate=f"{rate:.1f} images/s")
+
+        yield advance
