@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -152,24 +153,45 @@ def flip_one_bit(content: bytes) -> bytes:
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
+@pytest.fixture(scope="session")
+def killed_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was killed in its first epoch, with two checkpoints."""
+    cwd = tmp_path_factory.mktemp("killed")
+    process = start(cwd, *TINY[:3], "runtime.checkpoint_seconds=1e-9")
+    wait_for_checkpoints(process, cwd, 3)
+    process.kill()
+    process.communicate()
+    return cwd
+
+
 @pytest.mark.parametrize(
     "damage", [lambda c: c[: len(c) // 2], lambda c: b"", flip_one_bit], ids=["cut", "empty", "bit"]
 )
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(
-    train: Train, finished_sweep: Path, finished_run: Path, tmp_path: Path, damage: object
+    train: Train, killed_sweep: Path, finished_run: Path, tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
-    shutil.copytree(finished_sweep / "outputs", tmp_path / "outputs")
-    files = unfinish(only_run(tmp_path))
-    whole = files.last_path.read_bytes()
-    files.previous_path.write_bytes(whole)
-    files.last_path.write_bytes(damage(whole))
+    shutil.copytree(killed_sweep / "outputs", tmp_path / "outputs")
+    files = RunDir(only_run(tmp_path))
+    files.last_path.write_bytes(damage(files.last_path.read_bytes()))
     again = train(*TINY)
     assert again.code == 0
     assert "last.ckpt is damaged" in again.output
-    assert "continuing after epoch 2, step 0" in again.output
-    assert not files.previous_path.exists()  # of no more use once the run is done
+    assert "continuing after epoch 0, step" in again.output
     assert history(only_run(tmp_path)) == history(finished_run)
     assert same_weights(only_run(tmp_path), finished_run)
+    assert not files.previous_path.exists()  # of no more use once the run is done
+
+
+def test_without_a_whole_checkpoint_it_starts_anew(
+    train: Train, killed_sweep: Path, finished_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(killed_sweep / "outputs", tmp_path / "outputs")
+    files = RunDir(only_run(tmp_path))
+    files.last_path.write_bytes(b"")
+    files.previous_path.write_bytes(b"")
+    again = train(*TINY)
+    assert "no whole checkpoint: starting anew" in again.output
+    assert history(only_run(tmp_path)) == history(finished_run)
 
 
 def test_a_checkpoint_with_foreign_objects_is_not_unpickled(train: Train, finished_sweep: Path, tmp_path: Path) -> None:

@@ -51,9 +51,7 @@ def save(run_dir: RunDir, *, step: Step, progress: dict[str, Any]) -> None:
 
 
 def load(run_dir: RunDir, *, step: Step) -> dict[str, Any] | None:
-    """Puts the newest whole checkpoint into `step`.
-
-    A damaged file is reported and passed over.
+    """Puts the newest whole checkpoint into `step`. A damaged file is reported, and the one before it used.
 
     Returns:
         The `progress` that was saved, or None where there is no whole checkpoint.
@@ -68,11 +66,14 @@ def load(run_dir: RunDir, *, step: Step) -> dict[str, Any] | None:
             hashlib.sha256(archive).hexdigest().encode() != digest
             or content[DIGEST_LENGTH : DIGEST_LENGTH + 1] != b"\n"
         ):
-            log.warning("%s is damaged (its checksum differs): the checkpoint before it is used", path)
+            log.warning("%s is damaged: its checksum differs", path)
             continue
         state = torch.load(io.BytesIO(archive), map_location=step.device, weights_only=True)
         _restore(step, state)
+        log.info("checkpoint: %s", path)
         return state["progress"]  # type: ignore[no-any-return]
+    if run_dir.last_path.exists() or run_dir.previous_path.exists():
+        log.warning("no whole checkpoint: starting anew")
     return None
 
 
