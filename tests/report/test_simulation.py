@@ -58,7 +58,7 @@ def simulate(num: int, *, num_best: int, advantage: float, counts: np.ndarray | 
             np.any(naive & is_best),
             num_best > 1 or leader != 0,
         ]
-    return Outcome(*(hits / num))
+    return Outcome(*(hits / num).tolist())
 
 
 def limit(num: int) -> float:
