@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.report.simulate import write_run
-from tests.report.test_board import build
+from tests.report.test_rank import build
 from trash_seg.report.advice import MOST_SEEDS, what_next
 
 

@@ -8,7 +8,7 @@ import statsmodels.api as sm
 from statsmodels.stats.multitest import multipletests
 
 from tests.report.simulate import configuration, write_run, write_sweep
-from tests.report.test_board import build
+from tests.report.test_rank import build
 from trash_seg.report.against import compare
 from trash_seg.report.collect import ReportError
 from trash_seg.report.reference import BUNDLED, read_reference

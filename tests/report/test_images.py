@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.report.simulate import CLASSES, pooled_miou, predict, write_run
-from tests.report.test_board import build
+from tests.report.test_rank import build
 from trash_seg.report.collect import collect
 from trash_seg.report.images import (
     READ_ERRORS,

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.report.simulate import write_run, write_sweep
-from tests.report.test_board import build
+from tests.report.test_rank import build
 from trash_seg.report import figures
 from trash_seg.report.advice import what_next
 from trash_seg.report.page import Content, render

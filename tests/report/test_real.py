@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import run_module
-from tests.report.test_board import build
+from tests.report.test_rank import build
 from trash_seg.report.advice import command
 from trash_seg.report.board import Board
 from trash_seg.report.images import bootstrap_images

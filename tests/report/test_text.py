@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from tests.report.simulate import write_run, write_sweep
-from tests.report.test_board import build
+from tests.report.test_rank import build
 from trash_seg.report import text
 from trash_seg.report.advice import what_next
 

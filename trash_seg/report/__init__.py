@@ -1,6 +1,6 @@
 """Which configurations are truly better, which are tied, and what it would cost to know more.
 
-collect (run directories) → board (rows, groups, stats) → text, figures, images, advice → page. Neither torch nor Hydra.
+collect (run directories) → rank (stats → board) → text, figures, images, advice → page. Neither torch nor Hydra.
 """
 
 from pathlib import Path

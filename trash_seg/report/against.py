@@ -6,7 +6,8 @@ import numpy as np
 from scipy import stats as distributions
 
 from trash_seg.report import stats
-from trash_seg.report.board import Board, Row, comparability
+from trash_seg.report.board import Board, Row
+from trash_seg.report.rank import comparability
 
 SCORED_ON = {"classes", "class map", "data", "data settings"}
 """Where these differ, the scores mean different things."""

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from tests.report.simulate import CLASSES, configuration, write_run, write_sweep
-from trash_seg.report import board as boards
+from trash_seg.report import rank
 from trash_seg.report.board import Board, Row
 from trash_seg.report.collect import collect
 from trash_seg.report.stats import MARGIN
 
 
 def build(sweep_dir: Path, *, rank_by: str = "best", sigma: float | None = None, margin: float = MARGIN) -> Board:
-    return boards.build(collect(sweep_dir), rank_by=rank_by, sigma=sigma, margin=margin)
+    return rank.build(collect(sweep_dir), rank_by=rank_by, sigma=sigma, margin=margin)
 
 
 def named(board: Board, encoder: str) -> Row:
@@ -133,4 +133,4 @@ def test_without_a_result_nothing_is_ranked(tmp_path: Path) -> None:
 
 
 def test_groups_beyond_z_have_two_letters() -> None:
-    assert [boards._letters(i) for i in (0, 25, 26, 27, 51, 52)] == ["A", "Z", "AA", "AB", "AZ", "BA"]
+    assert [rank._letters(i) for i in (0, 25, 26, 27, 51, 52)] == ["A", "Z", "AA", "AB", "AZ", "BA"]
