@@ -110,6 +110,8 @@ def check(options: Options) -> None:
     given = (*options.folders, *options.files, options.truth)
     if not any(given) and options.split is None and not options.select:
         raise UserError("nothing to write: give --masks, --overlays, --probabilities, --coco, --submission or --truth")
+    if options.select and (len(options.runs) < 2 or options.window is not None):
+        raise UserError("--select chooses among two or more runs, on whole images: without --window")
     paths = [path.resolve() for path in (*options.folders, *options.files)]
     if len(set(paths)) < len(paths):
         raise UserError("two outputs have the same name")

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image
@@ -103,9 +103,7 @@ def read_split(config: Config, split: str, *, data_root: Path | None) -> Inputs:
     Raises:
         UserError: It is not there, or has no such split.
     """
-    data = config.data
-    if data_root is not None:
-        data.root = str(data_root)
+    data = config.data if data_root is None else replace(config.data, root=str(data_root))
     try:
         source = read_source(data, cache_dir=Path(config.runtime.cache_dir).expanduser(), with_test=split == "test")
     except OSError as error:
@@ -131,7 +129,7 @@ def with_outputs(items: Sequence[Item]) -> list[Item]:
     stems = Counter(str(Path(item.name).with_suffix("")) for item in items)
     outputs = (str(Path(item.name).with_suffix("")) for item in items)
     return [
-        Item(item.name, item.path, item.record, output if stems[output] == 1 else item.name)
+        replace(item, output=output if stems[output] == 1 else item.name)
         for item, output in zip(items, outputs, strict=True)
     ]
 

@@ -1,18 +1,21 @@
 """One prediction, from the command line's options to its outputs."""
 
+import dataclasses
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from trash_seg.config import DataConfig
 from trash_seg.engine.step import choose_device
 from trash_seg.errors import UserError
-from trash_seg.inference.ensemble import build_ensemble
+from trash_seg.inference.ensemble import Ensemble, build_ensemble
 from trash_seg.inference.inputs import Inputs, read_annotations, read_inputs, read_split
 from trash_seg.inference.load import TrainedRun, load_run
 from trash_seg.inference.options import Options
+from trash_seg.inference.select import select_members
 from trash_seg.inference.truth import Truth
-from trash_seg.inference.write import check_outputs, write_outputs
+from trash_seg.inference.write import check_outputs, num_helpers, write_outputs
 
 
 def run_prediction(options: Options, console: Console) -> int:
@@ -26,18 +29,51 @@ def run_prediction(options: Options, console: Console) -> int:
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
     runs = [load_run(path, allow_unfinished=options.allow_unfinished) for path in options.runs]
-    inputs = find_inputs(options, runs[0])
-    truth = find_truth(options, inputs, runs[0])
     ensemble = build_ensemble(runs, device=device, precision=options.precision, tta=options.tta, scales=options.scales)
     for member in ensemble.members:
         console.print(
             f"{member.run.name}: epoch {member.run.epoch}, mIoU {member.run.miou:.4f}; {device.type}, "
             f"{member.precision}, {member.image_size} px",
-            markup=False, soft_wrap=True,
+            markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
+    if options.select:
+        ensemble = select(options, ensemble, console)
+        if not (options.data or options.split or options.truth):
+            return 0
+    inputs = find_inputs(options, runs[0])
+    truth = find_truth(options, inputs, runs[0])
     for note in inputs.notes:
         console.print(note, markup=False, soft_wrap=True)
     return write_outputs(options, inputs, ensemble, truth, console)
+
+
+def select(options: Options, ensemble: Ensemble, console: Console) -> Ensemble:
+    """The best subset of the runs, on `--truth` or on the validation set that they share.
+
+    Raises:
+        UserError: They were validated on different images.
+    """
+    first = ensemble.members[0].run
+    if options.truth is not None:
+        labelled = read_annotations(options.truth, images_dir=options.images, config=first.config, has_truth=True)
+    else:
+        for member in ensemble.members:
+            if _identity(member.run.config.data) != _identity(first.config.data):
+                text = f"{first.name} and {member.run.name} were validated on different data"
+                raise UserError(f"--select: {text}; give --truth FILE with images that none has seen")
+        labelled = read_split(first.config, "val", data_root=options.data_root)
+    truth = find_truth(options, labelled, first)
+    assert truth is not None
+    batch_size = options.batch_size or first.config.training.batch_size
+    chosen = select_members(
+        ensemble, labelled.items, truth, batch_size=batch_size, console=console, num_threads=num_helpers()
+    )
+    return Ensemble([ensemble.members[index] for index in chosen])
+
+
+def _identity(data: DataConfig) -> DataConfig:
+    """What decides the samples, wherever the files lie."""
+    return dataclasses.replace(data, root="", encoder_weights=None)
 
 
 def find_inputs(options: Options, run: TrainedRun) -> Inputs:
