@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 TABLE_PATH = Path(__file__).with_name("pairs.csv")
 TABLE_CLASSES = 12
-TABLE_SIZES = (64, 128, 256, 512)
+TABLE_SIZES = (32, 64, 128, 256, 512)
 
 
 class Pair(NamedTuple):

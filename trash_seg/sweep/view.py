@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from trash_seg.rundir import RunDir
 from trash_seg.sweep.plan import PlannedRun
@@ -69,14 +70,14 @@ class View:
         title = f"{self._total} runs: {len(pending)} waiting, {len(running)} running{', ' + counts if counts else ''}"
         if elsewhere:
             title += f", {len(elsewhere)} running elsewhere"
-        table = Table(title=title + left, title_justify="left", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
         for name in ("run", "epoch", "mIoU", "best"):
             table.add_column(name, justify="left" if name == "run" else "right", no_wrap=True)
         for run, status in statuses:
             last, best = status.get("last"), status.get("best")
             epochs = f"{status.get('epoch', 0)}/{run.config.training.epochs}"
             table.add_row(run.files.name, epochs, _miou(last), _miou(best))
-        self._live.update(table, refresh=True)
+        self._live.update(Group(Text(title + left), table), refresh=True)
 
     def _say_epoch(self, run: PlannedRun, status: dict[str, Any]) -> None:
         epoch, last = status.get("epoch", 0), status.get("last")

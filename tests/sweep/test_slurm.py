@@ -1,0 +1,172 @@
+"""The Slurm launcher on a real Slurm of one node."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Completed, Train, command_environment
+from tests.sweep.cluster import needs_slurm, running_cluster, wait_until
+from tests.sweep.test_pool import statuses
+from trash_seg.rundir import TIME_COLUMNS, RunDir
+
+pytestmark = [pytest.mark.slurm, needs_slurm]
+QUICK = ("-m", "encoder=resnet18", "training.image_size=64")
+SLURM = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.poll_seconds=1")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with running_cluster(tmp_path_factory.mktemp("slurm")) as environment:
+        yield environment
+
+
+class Sweep:
+    """A sweep on the cluster, and what Slurm says of it."""
+
+    def __init__(self, cluster: dict[str, str], folder: Path) -> None:
+        self.environment = {**cluster, **command_environment(), "SLURM_CONF": cluster["SLURM_CONF"]}
+        self.folder = folder
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "trash_seg.train", *QUICK, *SLURM, *arguments], cwd=self.folder,
+            env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def run(self, *arguments: str) -> Completed:
+        process = self.start(*arguments)
+        output = process.communicate()[0]
+        return Completed(process.returncode, output)
+
+    def slurm(self, *command: str) -> str:
+        return subprocess.run(command, env=self.environment, text=True, capture_output=True, check=True).stdout
+
+    def jobs(self) -> list[dict[str, str]]:
+        """Of this sweep, each as Slurm's own fields."""
+        names = {path.stem for path in (self.folder / "outputs" / "default" / ".submitit").glob("*.json")}
+        lines = self.slurm("scontrol", "show", "job", "--oneliner").splitlines()
+        jobs = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines if "JobName" in line]
+        return [job for job in jobs if job["JobName"] in names]
+
+    def history(self) -> dict[str, list[dict[str, str]]]:
+        """Without the times."""
+        paths = sorted((self.folder / "outputs" / "default").glob("resnet18-*"))
+        return {
+            path.name: [{k: v for k, v in row.items() if k not in TIME_COLUMNS} for row in RunDir(path).read_history()]
+            for path in paths
+        }
+
+    def wait_for_attempt(self, number: int) -> None:
+        """Slurm holds a requeued job back for two minutes; here it may start at once."""
+
+        def reached() -> bool:
+            for job in self.jobs():
+                if job["JobState"] == "PENDING":
+                    self.slurm("scontrol", "update", f"JobId={job['JobId']}", "StartTime=now")
+            return any(status["attempts"] >= number for status in statuses(self.folder).values())
+
+        wait_until(reached, seconds=240, what=f"attempt {number}")
+
+    def epochs(self) -> list[int]:
+        return [status["epoch"] for status in statuses(self.folder).values()]
+
+
+@pytest.fixture
+def sweep(cluster: dict[str, str], tmp_path: Path) -> Sweep:
+    return Sweep(cluster, tmp_path)
+
+
+def test_a_failed_run_fails_in_slurm_and_hides_no_other(sweep: Sweep) -> None:
+    grid = ("training.epochs=1", "seed=1,2", "optimizer.lr=1e-4,1e30")
+    answer = sweep.run(*grid, "decoder=FPN,DPT")
+    assert answer.code == 1, answer.output
+    assert "4 left out: SMP cannot build them" in answer.output
+    assert "4 submitted" in answer.output
+    assert "2 done, 2 failed, 0 not finished" in answer.output
+    jobs = sweep.jobs()
+    assert sorted(job["JobState"] for job in jobs) == ["COMPLETED", "COMPLETED", "FAILED", "FAILED"]
+    for status in statuses(sweep.folder).values():
+        assert status["state"] == ("done" if status["config"]["optimizer"]["lr"] == 1e-4 else "diverged")
+    again = sweep.run(*grid, "decoder=FPN,DPT")
+    assert again.code == 1  # what failed has not become good
+    assert "0 to run" in again.output
+    assert len(sweep.jobs()) == 4
+
+
+def test_requeued_and_out_of_time_a_run_goes_on_as_if_unbroken(sweep: Sweep, tmp_path: Path) -> None:
+    grid = ("decoder=FPN", "training.epochs=500", "seed=1", "runtime.num_threads=1")
+    process = sweep.start(*grid, "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=10")
+    wait_until(lambda: max(sweep.epochs(), default=0) >= 1, seconds=120, what="an epoch")
+    (job,) = sweep.jobs()
+    sweep.slurm("scontrol", "requeue", job["JobId"])
+    sweep.wait_for_attempt(2)
+    sweep.wait_for_attempt(3)  # ended by its minute
+    epoch = sweep.epochs()[0]
+    wait_until(lambda: sweep.epochs()[0] > epoch, seconds=120, what="an epoch of the third attempt")
+    assert int(sweep.jobs()[0]["Restarts"]) == 2
+    sweep.slurm("scancel", job["JobId"])
+    output = process.communicate()[0]
+    assert process.returncode == 75, output
+    ((name, broken),) = sweep.history().items()
+    unbroken = Sweep(sweep.environment, tmp_path / "unbroken")
+    unbroken.folder.mkdir()
+    command = [sys.executable, "-m", "trash_seg.train", *QUICK[1:], *grid]
+    single = subprocess.Popen(command, cwd=unbroken.folder, env=sweep.environment, stdout=subprocess.DEVNULL)
+    wait_until(lambda: max(unbroken.epochs(), default=0) >= len(broken), seconds=300, what="as many epochs")
+    single.send_signal(signal.SIGINT)
+    single.wait()
+    assert unbroken.history()[name][: len(broken)] == broken
+    assert len(broken) > epoch
+
+
+def test_jobs_outlive_their_submitter_and_are_found_again(sweep: Sweep) -> None:
+    grid = ("decoder=FPN", "training.epochs=3", "seed=1,2,3")
+    process = sweep.start(*grid)
+    wait_until(lambda: len(sweep.epochs()) >= 2, seconds=120, what="running jobs")
+    process.kill()
+    process.communicate()
+    again = sweep.run(*grid[:-1], "seed=1,2,3,4")
+    assert again.code == 0, again.output
+    assert "1 submitted, 3 queued or running before" in again.output
+    assert [(s["state"], s["attempts"]) for s in statuses(sweep.folder).values()] == [("done", 1)] * 4
+    assert [job["JobState"] for job in sweep.jobs()] == ["COMPLETED"] * 4
+
+
+def test_ctrl_c_ends_the_watching_only_and_a_cancelled_job_is_seen(sweep: Sweep) -> None:
+    grid = ("decoder=FPN", "training.epochs=300", "seed=1")
+    process = sweep.start(*grid)
+    wait_until(lambda: any(epoch >= 1 for epoch in sweep.epochs()), seconds=120, what="an epoch")
+    process.send_signal(signal.SIGINT)
+    output = process.communicate()[0]
+    assert process.returncode == 75, output
+    assert "the jobs go on (scancel " in output
+    (job,) = sweep.jobs()
+    assert job["JobState"] == "RUNNING"
+    watcher = sweep.start(*grid)
+    sweep.slurm("scancel", "--signal=KILL", job["JobId"])
+    output = watcher.communicate()[0]
+    assert watcher.returncode == 1, output
+    (status,) = statuses(sweep.folder).values()
+    assert status["state"] == "failed"
+    assert f"its Slurm job {job['JobId']}" in status["error"]
+
+
+def test_what_slurm_refuses_is_said_in_a_line(sweep: Sweep) -> None:
+    answer = sweep.run("training.epochs=1", "seed=1", "hydra.launcher.partition=nowhere")
+    assert answer.code != 0
+    assert "nvalid partition" in answer.output.splitlines()[-1]
+    assert "Traceback" not in answer.output
+
+
+def test_a_machine_without_slurm(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
+    answer = train(*QUICK, "seed=1,2", "hydra/launcher=slurm")
+    assert answer.code != 0
+    assert "there is no sbatch on this machine" in answer.output
+    assert "Traceback" not in answer.output
