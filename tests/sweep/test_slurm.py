@@ -73,6 +73,16 @@ class Sweep:
 
         wait_until(reached, seconds=240, what=f"attempt {number}")
 
+    def process_on_the_node(self) -> int:
+        """The process id of the one job that runs."""
+        commands = {path.parent.name: path.read_bytes().split(b"\0") for path in Path("/proc").glob("[0-9]*/cmdline")}
+        (pid,) = (
+            int(pid)
+            for pid, words in commands.items()
+            if words[0].endswith(b"python") and b"submitit.core._submit" in words and bytes(self.folder) in words[-2]
+        )
+        return pid
+
     def epochs(self) -> list[int]:
         return [status["epoch"] for status in statuses(self.folder).values()]
 
@@ -138,7 +148,7 @@ def test_jobs_outlive_their_submitter_and_are_found_again(sweep: Sweep) -> None:
     assert [job["JobState"] for job in sweep.jobs()] == ["COMPLETED"] * 4
 
 
-def test_ctrl_c_ends_the_watching_only_and_a_cancelled_job_is_seen(sweep: Sweep) -> None:
+def test_ctrl_c_ends_the_watching_only_and_a_killed_job_is_seen(sweep: Sweep) -> None:
     grid = ("decoder=FPN", "training.epochs=300", "seed=1")
     process = sweep.start(*grid)
     wait_until(lambda: any(epoch >= 1 for epoch in sweep.epochs()), seconds=120, what="an epoch")
@@ -149,12 +159,12 @@ def test_ctrl_c_ends_the_watching_only_and_a_cancelled_job_is_seen(sweep: Sweep)
     (job,) = sweep.jobs()
     assert job["JobState"] == "RUNNING"
     watcher = sweep.start(*grid)
-    sweep.slurm("scancel", "--signal=KILL", job["JobId"])
+    os.kill(sweep.process_on_the_node(), signal.SIGKILL)
     output = watcher.communicate()[0]
     assert watcher.returncode == 1, output
     (status,) = statuses(sweep.folder).values()
     assert status["state"] == "failed"
-    assert f"its Slurm job {job['JobId']}" in status["error"]
+    assert f"its Slurm job {job['JobId']} ended FAILED" in status["error"]
 
 
 def test_what_slurm_refuses_is_said_in_a_line(sweep: Sweep) -> None:

@@ -4,11 +4,5 @@ Importing torch, SMP and albumentations takes seconds a process. Nothing here ma
 survives a fork.
 """
 
-import trash_seg.data.dataset
-import trash_seg.data.loader
-import trash_seg.engine.fit
-import trash_seg.engine.loss
-import trash_seg.engine.samples
-import trash_seg.engine.step
-import trash_seg.models.build
-import trash_seg.sweep.worker  # noqa: F401
+import trash_seg.sweep.worker
+import trash_seg.training  # noqa: F401
