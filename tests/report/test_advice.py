@@ -7,7 +7,7 @@ import pytest
 
 from tests.report.simulate import write_run
 from tests.report.test_rank import build
-from trash_seg.report.advice import MOST_SEEDS, what_next
+from trash_seg.report.advice import MOST_SEEDS, NUM_RIVALS, what_next
 
 
 def two(sweep_dir: Path, difference: float, *, sigma: float = 0.006) -> None:
@@ -60,6 +60,14 @@ def test_what_would_take_too_many_seeds_is_as_good_as_tied(tmp_path: Path) -> No
 def test_nothing_is_advised_where_one_stands_alone(tmp_path: Path) -> None:
     two(tmp_path, 0.2)
     assert what_next(build(tmp_path)) == []
+
+
+def test_where_the_first_rivals_are_too_close_the_first_that_can_be_decided_follows(tmp_path: Path) -> None:
+    for index, miou in enumerate([0.45, *[0.449] * 7, 0.44, 0.435]):
+        write_run(tmp_path, encoder=f"e{index}", hash=f"{index:08x}", miou=miou)
+    steps = what_next(build(tmp_path, sigma=0.005))
+    assert [bool(step.commands) for step in steps] == [False] * NUM_RIVALS + [True]
+    assert steps[-1].rival.encoder == "e8"
 
 
 def test_names_are_quoted_for_the_shell(tmp_path: Path) -> None:

@@ -30,22 +30,26 @@ class Step:
 
 
 def what_next(board: Board) -> list[Step]:
-    """One step for each of the closest rivals in the leading tier of group A, the cheapest to decide first."""
+    """One step for each of the first rivals by rank in the leading tier of group A.
+
+    Where none of these can be decided with MOST_SEEDS, the first that can follows.
+    """
     if not board.groups:
         return []
     group = board.groups[0]
-    leader = group.leader
     rivals = [row for row in group.rows[1:] if row.standing is not None and row.standing.tier == 1]
-    steps = [_decide(leader, rival, group, margin=board.margin) for rival in rivals]
-    decidable = sorted((step for step in steps if step.seeds is not None), key=lambda step: step.seeds or 0)
-    return (decidable + [step for step in steps if step.seeds is None])[:NUM_RIVALS]
+    steps = [_decide(group.leader, rival, group, margin=board.margin) for rival in rivals]
+    shown = steps[:NUM_RIVALS]
+    if not any(step.commands for step in shown):
+        shown += [step for step in steps[NUM_RIVALS:] if step.commands][:1]
+    return shown
 
 
 def _decide(leader: Row, rival: Row, group: Group, *, margin: float) -> Step:
     assert leader.score is not None and rival.score is not None
     difference = leader.score - rival.score
     if difference <= margin:
-        why = f"closer than the margin of {margin:g}: equal in practice, take the cheaper one"
+        why = f"within the margin of {margin:g}: if they truly are so close, take the cheaper one"
         return Step(rival, difference, None, {}, None, [], why)
     seeds = math.ceil(stats.seeds_needed(difference, group.noise, num_configurations=len(group.rows)))
     seeds = max(seeds, 2)

@@ -20,7 +20,7 @@ CURVE_METRICS = {
 }
 COSTS = {"parameters": "parameters, millions", "gflops": "GFLOPs for one image", "minutes": "training time, minutes"}
 NUM_CLASS_ROWS = 40
-MOST_LABELLED_CELLS = 400
+MOST_LABELLED_CELLS = 1000
 STATE_MARKS = {
     "failed": "✕", "diverged": "✕", "running": "…", "interrupted": "…", "pruned": "…", "unreadable": "!",
     "missing": "–",
@@ -204,7 +204,7 @@ def classes(group: Group, names: Sequence[str]) -> Figure:
     trace = {
         "type": "heatmap", "z": [_rounded(line) for line in scores], "x": [label(name) for name in names],
         "y": labels(rows), "colorscale": "Viridis", "zmin": 0, "zmax": 1, "xgap": 1, "ygap": 1,
-        "texttemplate": "%{z:.2f}" if len(rows) * len(names) <= 2 * MOST_LABELLED_CELLS else "",
+        "texttemplate": "%{z:.2f}" if len(rows) * len(names) <= MOST_LABELLED_CELLS else "",
         "hovertemplate": "%{y}<br>%{x}: %{z:.4f}<extra></extra>", "colorbar": _colorbar("IoU"),
     }  # fmt: skip
     layout = {

@@ -5,6 +5,7 @@ import io
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +58,13 @@ class Picture:
     prediction: str
 
 
+def explain(error: Exception) -> str:
+    """One of READ_ERRORS in words."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{Path(error.filename).name}: {error.strerror}"
+    return f"{type(error).__name__}: {error}"
+
+
 def read_confusion(run: Run) -> Confusion:
     """The confusion counts of a run's best epoch.
 
@@ -107,7 +115,7 @@ def bootstrap_images(rows: Sequence[Row], *, seed: int = 0) -> tuple[list[ImageN
             if any(c.images != leader_images for c in confusions):
                 raise ValueError("other validation images than the leader's")
         except READ_ERRORS as error:
-            left_out.append(f"{row.name} {row.config}: {type(error).__name__}: {error}")
+            left_out.append(f"{row.name} {row.config}: {explain(error)}")
             if leader is None:
                 break
             continue

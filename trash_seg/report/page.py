@@ -16,7 +16,7 @@ from trash_seg.report.advice import Step
 from trash_seg.report.against import Comparison
 from trash_seg.report.board import Board, Group, Row
 from trash_seg.report.collect import Run, last_lines
-from trash_seg.report.images import READ_ERRORS, Picture, bootstrap_images, confusion_of, pictures
+from trash_seg.report.images import READ_ERRORS, Picture, bootstrap_images, confusion_of, explain, pictures
 from trash_seg.report.reference import Published
 
 NUM_TOP = 10
@@ -104,18 +104,20 @@ def _pictures(top: list[Row], missing: list[str]) -> list[Picture]:
     try:
         return pictures(run)
     except READ_ERRORS as error:
-        missing.append(f"No pictures of {run.name}: {type(error).__name__}: {error}")
+        missing.append(f"No pictures of {run.name}: {explain(error)}")
         return []
 
 
 def _confusions(top: list[Row], missing: list[str]) -> list[tuple[str, figures.Figure]]:
     """Label and figure of each row whose counts can be read."""
-    found = []
+    found, lacking = [], []
     for label, row in zip(figures.labels(top), top, strict=True):
         try:
             found.append((label, figures.confusion(*confusion_of(row))))
         except READ_ERRORS as error:
-            missing.append(f"No confusion matrix of {row.name} {row.config}: {type(error).__name__}: {error}")
+            lacking.append((f"{row.name} {row.config}", explain(error)))
+    if lacking:
+        missing.append(f"No confusion matrix of {', '.join(name for name, _ in lacking)}. The first: {lacking[0][1]}")
     return found
 
 
