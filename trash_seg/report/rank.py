@@ -155,7 +155,8 @@ def _flags(row: Row) -> list[str]:
     for run in row.runs:
         if run.state in ("running", "interrupted", "pruned"):
             best = "" if run.best is None else f", best so far {run.best.miou:.4f}"
-            flags.append(f"{run.state}: seed {run.seed}, epoch {run.epoch} of {run.epochs}{best}")
+            written = f", last written {run.updated}" if run.state == "running" and run.updated else ""
+            flags.append(f"{run.state}: seed {run.seed}, epoch {run.epoch} of {run.epochs}{best}{written}")
         elif run.state == "done" and len(run.curves.get("miou", ())) != run.epoch:
             flags.append(f"seed {run.seed}: history has {len(run.curves.get('miou', ()))} of {run.epoch} epochs")
     if not row.done and row.runs[0].reason is not None and row.state not in ("running", "interrupted"):
