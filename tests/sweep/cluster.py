@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -96,13 +96,23 @@ def running_cluster(folder: Path):
         wait_until(lambda: _idle(environment), seconds=60, what="an idle node")
         yield environment
     finally:
-        subprocess.run(["scancel", "--user", "root"], env=environment, capture_output=True, check=False)
+        subprocess.run(
+            ["scancel", "--signal=KILL", "--user", "root"], env=environment, capture_output=True, check=False
+        )
+        with suppress(AssertionError):
+            wait_until(lambda: not _queue(environment), seconds=30, what="an empty queue")
         for process in reversed(processes):
             process.send_signal(signal.SIGTERM)
             try:
                 process.wait(timeout=20)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def _queue(environment: dict[str, str]) -> str:
+    """Running jobs; a daemon that is gone has none."""
+    command = ["squeue", "--noheader", "--states=R,CG"]
+    return subprocess.run(command, env=environment, text=True, capture_output=True, check=False).stdout
 
 
 def _idle(environment: dict[str, str]) -> bool:

@@ -168,3 +168,11 @@ def test_a_cpu_runs_no_more_jobs_than_memory_allows(monkeypatch: pytest.MonkeyPa
     assert count == 4
     with contextlib.suppress(KeyError):
         assert machine.slots(device="cpu", num_jobs=None, jobs_per_gpu=1, memory=None, num_runs=2)[0].num_threads == 32
+
+
+def test_a_machine_without_slurm(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
+    answer = train(*SWEEP, "seed=1,2", "hydra/launcher=slurm")
+    assert answer.code != 0
+    assert "there is no sbatch on this machine" in answer.output
+    assert "Traceback" not in answer.output
