@@ -107,14 +107,15 @@ def _distortion_field(height: int, width: int) -> tuple[Floats, Floats]:
 
     OpenCV's camera model x · (1 + k1 r² + k2 r⁴) is linear in k where k1 = k2, so one field serves every k.
     """
-    x = (np.arange(width) - width / 2) / width
-    y = (np.arange(height) - height / 2) / height
-    grid_x, grid_y = np.meshgrid(x, y)
-    squared = grid_x**2 + grid_y**2
-    factor = squared + squared**2
-    identity = np.stack([(grid_x + 0.5) * width, (grid_y + 0.5) * height])
-    slope = np.stack([grid_x * factor * width, grid_y * factor * height])
-    return identity.astype(np.float32), slope.astype(np.float32)
+    camera = np.array([[width, 0, width / 2], [0, height, height / 2], [0, 0, 1]], np.float64)
+
+    def field(k: float) -> Floats:
+        model = np.array([k, k, 0, 0, 0])
+        maps = cv2.initUndistortRectifyMap(camera, model, np.eye(3), np.empty(0), (width, height), cv2.CV_32FC1)
+        return np.stack(maps).astype(np.float32)
+
+    identity = field(0)
+    return identity, field(1) - identity
 
 
 def warp(image: Pixels, mask: Pixels, *, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
@@ -136,8 +137,8 @@ def jitter_color(image: Pixels, *, rng: np.random.Generator) -> Pixels:
     brightness, contrast, saturation = rng.uniform(1 - MAX_COLOR, 1 + MAX_COLOR, 3)
     hue = round(rng.uniform(-MAX_HUE, MAX_HUE) * 256)
     mean = float(image.mean()) * brightness
-    image = cv2.convertScaleAbs(image, alpha=brightness * contrast, beta=max(mean * (1 - contrast), 0.0))
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+    table = (brightness * contrast * np.arange(256) + mean * (1 - contrast)).round().clip(0, 255).astype(np.uint8)
+    hsv = cv2.cvtColor(cv2.LUT(image, table), cv2.COLOR_RGB2HSV_FULL)
     hsv[..., 0] += np.uint8(hue % 256)  # wraps around, as hues do
     hsv[..., 1] = cv2.convertScaleAbs(hsv[..., 1], alpha=saturation)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)

@@ -1,6 +1,6 @@
 """Decodes images by one stated rule, for the trainer, the doctor and prediction alike."""
 
-import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from trash_seg.errors import DataError
 Pixels = npt.NDArray[np.uint8]
 
 ORIENTATION = 0x0112
+
+Image.MAX_IMAGE_PIXELS = 2**30  # Pillow suspects an attack from 89 megapixels on; large photographs are no defect
 DECODE_ERRORS = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises for files that are no image, cut short, or corrupt."""
 
@@ -69,9 +71,7 @@ def read_image(path: str | Path, *, width: int | None = None, height: int | None
         expected = None if width is None or height is None else (width, height)
         upright = is_turned(_header(image), expected, path)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large is no defect
-                image.load()
+            image.load()
             if upright:
                 image = ImageOps.exif_transpose(image)
             pixels = _to_rgb(image)
@@ -100,9 +100,7 @@ def is_turned(header: Header, expected: tuple[int, int] | None, path: Path) -> b
 
 def _open(path: Path) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(path)
+        return Image.open(path)
     except FileNotFoundError as error:
         raise ImageError("missing-image", f"{path}: is not there") from error
     except DECODE_ERRORS as error:
@@ -110,14 +108,12 @@ def _open(path: Path) -> Image.Image:
 
 
 def _header(image: Image.Image) -> Header:
-    try:
-        orientation = image.getexif().get(ORIENTATION, 1)
-    except DECODE_ERRORS:
-        orientation = 1
+    raw_modes = [str(tile[3]) for tile in getattr(image, "tile", []) if ";16" in str(tile[3])]  # else called RGB too
+    orientation = 1
+    if image.format != "PNG" or "exif" in image.info:  # a PNG without would be decoded to look behind its pixels
+        with suppress(*DECODE_ERRORS):
+            orientation = image.getexif().get(ORIENTATION, 1)
     valid = isinstance(orientation, int) and 1 <= orientation <= 8
-    raw_modes = [
-        str(tile[3]) for tile in getattr(image, "tile", []) if ";16" in str(tile[3])
-    ]  # Pillow calls 16-bit colour RGB too
     return Header((raw_modes or [image.mode])[0], image.size, orientation if valid else 1)
 
 
