@@ -26,7 +26,7 @@ def assign(present: npt.NDArray[np.bool_], *, fractions: list[float], seed: int)
         counts = left.sum(axis=0)
         rarest = int(np.argmin(np.where(counts > 0, counts, len(present) + 1)))
         for position in np.flatnonzero(left[:, rarest]):
-            part = _choose(wanted_of[:, rarest], wanted, rng)
+            part = _choose(wanted_of[:, rarest], wanted, rng, only=present[:, rarest].sum() == 1)
             image = order[position]
             parts[image] = part
             wanted[part] -= 1
@@ -39,16 +39,18 @@ def assign(present: npt.NDArray[np.bool_], *, fractions: list[float], seed: int)
     return parts
 
 
-def _choose(wanted_of: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64], rng: np.random.Generator) -> int:
+def _choose(
+    wanted_of: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64], rng: np.random.Generator, *, only: bool
+) -> int:
     """The part that wants the class most; where none wants a whole image of it, by lot, so that small parts get some.
 
     Args:
         wanted_of: (K,) images of the class that each part still wants.
         wanted: (K,) images of any kind.
         rng: Draws the lot.
+        only: No other image shows the class. The largest part gets it.
     """
-    last = np.isclose(wanted_of.sum(), 1) and (wanted_of >= 0).all()  # also the only one: train gets it
-    if wanted_of.max() >= 1 or last:
+    if wanted_of.max() >= 1 or only:
         return max(range(len(wanted)), key=lambda k: (wanted_of[k], wanted[k]))
     weights = np.where(wanted > 0, wanted_of.clip(0), 0)
     if weights.sum() < 1e-9:  # rounding leaves traces
