@@ -13,8 +13,9 @@ import pytest
 
 from tests.conftest import ROOT, Completed, Train, command_environment
 from tests.sweep.cluster import wait_until
+from trash_seg.compose import compose_config
 
-QUICK = ("-m", "encoder=resnet18", "decoder=FPN", "training.image_size=64")
+QUICK = ("-m", "encoder=resnet18", "decoder=FPN", "training.image_size=64", "runtime.num_threads=1")
 SWEEP = (*QUICK, "training.epochs=1")
 
 
@@ -135,6 +136,18 @@ def test_numbers_of_jobs_are_checked(train: Train) -> None:
     answer = train(*SWEEP, "seed=1,2", "hydra.launcher.num_jobs=0")
     assert answer.code != 0
     assert "hydra.launcher.num_jobs=0: must be >= 1" in answer.output
+    assert "Traceback" not in answer.output
+
+
+@pytest.mark.slow
+def test_a_run_directory_that_cannot_be_used_fails_that_run_alone(tmp_path: Path) -> None:
+    name = compose_config(["encoder=resnet18", "decoder=FPN", "training.epochs=1", "seed=1"]).run_id
+    (tmp_path / "outputs" / "default").mkdir(parents=True)
+    (tmp_path / "outputs" / "default" / name).write_text("in the way")
+    answer = run(*SWEEP, "seed=1,2", cwd=tmp_path)
+    assert answer.code != 0
+    assert f"{name}: cannot be used" in answer.output or f"{name}: " in answer.output
+    assert states(tmp_path) == {2: "done"}
     assert "Traceback" not in answer.output
 
 

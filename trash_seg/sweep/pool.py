@@ -11,6 +11,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from types import FrameType
+from typing import Any
 
 from filelock import SoftFileLease, Timeout
 from hydra.types import HydraContext
@@ -80,7 +81,7 @@ class Pool:
                 )  # fmt: skip
 
     def _start(self, run: PlannedRun) -> None:
-        status = run.files.read_status()
+        status = _status(run)
         if status is not None and status["state"] == "done":  # by another copy of this command
             self._view.end(run, status)
             return
@@ -111,24 +112,30 @@ class Pool:
             return self._view.say(f"{job.run.files.name}: stopped")
         if state is None:
             assert job.process.exitcode is not None
-            cause, hint = describe_exit(job.process.exitcode)
-            config, overrides = job.run.config, job.run.overrides
-            if not record_end(config, job.run.files, overrides=overrides, cause=cause, hint=hint):
-                state = "running"
+            state, message = self._record(job, *describe_exit(job.process.exitcode))
         if state == "running":
             self._elsewhere.append(
                 _Elsewhere(job.run, SoftFileLease(job.run.files.lock_path, lease_duration=LEASE_SECONDS))
             )
             return self._view.say(f"{job.run.files.name}: another process works on it; left alone")
-        self._view.end(job.run, job.run.files.read_status() or {"state": "failed", "error": message})
+        self._view.end(job.run, _status(job.run) or {"state": state, "error": message})
         return None
+
+    def _record(self, job: _Job, cause: str, hint: str | None) -> tuple[str, str]:
+        """Writes down the end of a job that could not do so itself. Returns the run's state and the cause."""
+        try:
+            config, overrides = job.run.config, job.run.overrides
+            recorded = record_end(config, job.run.files, overrides=overrides, cause=cause, hint=hint)
+        except (OSError, ValueError) as error:
+            return "failed", f"{cause}; and its status could not be written ({error})"
+        return ("failed" if recorded else "running"), cause
 
     def _look_elsewhere(self) -> None:
         """Runs that have ended elsewhere are settled; those whose holder is gone come back to the queue."""
         now = time.monotonic()
         for entry in [entry for entry in self._elsewhere if now - entry.looked >= ELSEWHERE_SECONDS]:
             entry.looked = now
-            status = entry.run.files.read_status()
+            status = _status(entry.run)
             if status is not None and status["state"] in ("done", "unsupported", *FAILED):
                 self._elsewhere.remove(entry)
                 self._view.end(entry.run, status)
@@ -169,6 +176,13 @@ class Pool:
             if job.process.pid is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(job.process.pid, number)
+
+
+def _status(run: PlannedRun) -> dict[str, Any] | None:
+    try:
+        return run.files.read_status()
+    except (OSError, ValueError):  # the job says so where it matters
+        return None
 
 
 def launch(

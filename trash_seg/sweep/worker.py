@@ -17,6 +17,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
 from trash_seg.attempt import Attempt, Outcome
+from trash_seg.compose import user_message
 from trash_seg.config import Config, register, to_config
 from trash_seg.job import LEASE_SECONDS, patience, run
 from trash_seg.rundir import RunDir
@@ -80,14 +81,16 @@ def work(
     threading.Thread(target=_stop_without_launcher, daemon=True).start()
     if slot.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = slot.gpu
-    files.path.mkdir(parents=True, exist_ok=True)
-    with files.log_path.open("ab", buffering=0) as log:  # what libraries print, and the last words of a crash
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
     try:
+        files.path.mkdir(parents=True, exist_ok=True)
+        with files.log_path.open("ab", buffering=0) as log:  # what libraries print, and the last words of a crash
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
         outcome, _ = run_composed(context, master, overrides, num_threads=slot.num_threads, on_console=False)
     except KeyboardInterrupt:  # before the run could set its own handlers
         outcome = Outcome("interrupted", "interrupted before it began")
+    except Exception as error:  # what the run could not write into its own status: its directory is not to be used
+        outcome = Outcome("failed", user_message(error))
     answer.send((outcome.state, outcome.message))
     sys.exit(outcome.exit_code)
 
