@@ -52,11 +52,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=60, help="how often the sweep is killed before it may end")
     parser.add_argument("--epochs", type=int, default=100, help="of each of the 6 runs")
+    parser.add_argument("--longest", type=float, help="seconds until a kill (default: 1.5 times the first epoch's end)")
     parser.add_argument("--seed", type=int, default=21, help="of the moments")
     parser.add_argument("--folder", type=Path, help="where both sweeps are kept (default: a temporary folder)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        figures = compare(options.folder or Path(temporary), options.kills, options.epochs, random.Random(options.seed))
+        figures = compare(
+            options.folder or Path(temporary), kills=options.kills, epochs=options.epochs, longest=options.longest,
+            moments=random.Random(options.seed),
+        )  # fmt: skip
     early = (
         f" (asked for {options.kills}: the sweep was done before; more --epochs)"
         if figures.kills < options.kills
@@ -70,7 +74,7 @@ def main() -> int:
     return 0 if figures.good else 1
 
 
-def compare(folder: Path, kills: int, epochs: int, moments: random.Random) -> Figures:
+def compare(folder: Path, *, kills: int, epochs: int, moments: random.Random, longest: float | None = None) -> Figures:
     """Trains the grid unbroken and broken, under `folder`."""
     unbroken, broken = folder / "unbroken", folder / "broken"
     for path in (unbroken, broken):
@@ -79,7 +83,7 @@ def compare(folder: Path, kills: int, epochs: int, moments: random.Random) -> Fi
     process = start(unbroken, epochs)
     while not any(rows_of(unbroken).values()) and process.poll() is None:
         time.sleep(0.1)
-    until_trained = time.monotonic() - began
+    longest = longest or 1.5 * (time.monotonic() - began)
     process.wait()
     figures = Figures()
     before = rows_of(broken)
@@ -87,7 +91,7 @@ def compare(folder: Path, kills: int, epochs: int, moments: random.Random) -> Fi
         process = start(broken, epochs)
         try:
             # From the launcher's first breath to some epochs on: every kind of moment, and a sweep that lasts.
-            process.wait(timeout=moments.uniform(0.5, 1.5 * until_trained))
+            process.wait(timeout=moments.uniform(0.5, longest))
         except subprocess.TimeoutExpired:
             running = [path for path in runs(broken) if state_of(path) == "running"]
             kill_tree(process.pid)
