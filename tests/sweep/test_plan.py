@@ -121,3 +121,10 @@ def test_a_folder_that_cannot_be_written(train: Train, tmp_path: Path) -> None:
 def test_params_of_the_sweeper_stand_below_the_command_line(train: Train, tmp_path: Path) -> None:
     train(*DRY, "++hydra.sweeper.params={seed: '1,2', decoder: 'FPN,PAN'}", "decoder=Unet", "training.image_size=128")
     assert sorted((row["decoder"], row["seed"]) for row in rows(tmp_path)) == [("Unet", "1"), ("Unet", "2")]
+
+
+def test_a_smaller_command_forgets_nothing_that_was_asked_for(train: Train, tmp_path: Path) -> None:
+    assert train(*DRY, "encoder=resnet18,resnet34").code == 0
+    assert train(*DRY, "encoder=resnet34", "seed=21,22").code == 0
+    asked = [(row["encoder"], row["seed"]) for row in rows(tmp_path)]
+    assert sorted(asked) == [("resnet18", "21"), ("resnet34", "21"), ("resnet34", "22")]

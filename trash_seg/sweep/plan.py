@@ -79,12 +79,14 @@ class Plan:
         return sorted(todo, key=lambda run: -(run.predicted_seconds or run.work.units))
 
     def write(self) -> Path:
-        """Writes plan.csv: runs in the order of their start, then what is left out."""
+        """Writes plan.csv: runs in the order of their start, what is left out, and what earlier commands asked for."""
+        path = self.sweep_dir / "plan.csv"
+        here = {run.files.name for run in self.runs}
         buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(run.row() for run in self._ordered())
-        path = self.sweep_dir / "plan.csv"
+        writer.writerows(row for row in _read_rows(path) if row["run"] not in here)
         write_text(path, buffer.getvalue())
         return path
 
@@ -123,6 +125,14 @@ class Plan:
 
     def _ordered(self) -> list[PlannedRun]:
         return [*self.to_run, *(run for run in self.runs if run.reason is not None)]
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    return [row for row in csv.DictReader(io.StringIO(text)) if row.get("run")]
 
 
 _NUMBERS = ("seed", "parameters", "GFLOPs", "seconds", "memory")
