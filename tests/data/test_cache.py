@@ -90,6 +90,7 @@ def test_whatever_decides_the_samples_decides_the_cache(tmp_path: Path) -> None:
     assert before.fingerprint != after.fingerprint
 
 
+@pytest.mark.slow
 def test_a_killed_builder_leaves_no_half_cache(tmp_path: Path) -> None:
     overrides = (f"runtime.cache_dir={tmp_path}", "training.image_size=1024", "runtime.num_threads=1")
     builder = start(OPEN, *overrides)
@@ -107,6 +108,7 @@ def test_a_killed_builder_leaves_no_half_cache(tmp_path: Path) -> None:
         assert np.array_equal(after.train.images[index], plain.train.images[index])
 
 
+@pytest.mark.slow
 def test_of_two_jobs_one_builds(tmp_path: Path) -> None:
     open_with(f"runtime.cache_dir={tmp_path}", "runtime.cache=false")  # draws the toy dataset
     jobs = [start(OPEN, f"runtime.cache_dir={tmp_path}", "training.image_size=512") for _ in range(2)]
@@ -142,16 +144,18 @@ def test_an_image_that_breaks_while_building_is_one_clear_error(tmp_path: Path) 
     assert caches(cache) == [] and not list(cache.glob(".samples-*.tmp"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts private memory on Linux only")
 def test_datasets_larger_than_memory_are_built_and_read(tmp_path: Path) -> None:
-    """300 MB of images within 200 MB of private memory: neither building nor reading holds them all."""
+    """300 MB of images and 100 MB of masks within 280 MB of private memory: neither building nor
+    reading holds them all."""
     code = f"""
 import re, resource
 import torch
 import trash_seg.data.dataset
 from trash_seg.data.loader import Loader
 used = int(re.search(r"VmData:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
-resource.setrlimit(resource.RLIMIT_DATA, (used + 200 * 2**20,) * 2)
+resource.setrlimit(resource.RLIMIT_DATA, (used + 280 * 2**20,) * 2)
 {OPEN}
 brightest = max(int(images.max()) for images, _ in Loader(dataset.train, batch_size=8).epoch(0))
 print("bytes", dataset.train.images.nbytes, "brightest", brightest)

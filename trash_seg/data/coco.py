@@ -109,7 +109,11 @@ class CocoReader:
         try:
             content = (self.root / file.name).read_bytes()
         except OSError as error:
-            self._add("missing-file", file, f"{self.root / file.name} cannot be read ({error.strerror})")
+            self._add(
+                "missing-file",
+                file,
+                f"{self.root / file.name} cannot be read ({error.strerror}); data.root is its folder",
+            )
             return None
         file.digest = hashlib.sha256(content).hexdigest()
         gc_was_on = gc.isenabled()
