@@ -1,5 +1,6 @@
 """What is wrong with one annotation's segmentation. Nothing here calls pycocotools, which crashes on bad input."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,8 @@ import numpy.typing as npt
 
 Problem = tuple[str, str]
 """Code and text."""
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in px."""
 
 MAX_CLIPPED = 1.0
 """px outside the image that are clipped without a word."""
@@ -40,9 +43,10 @@ def check_segmentation(entry: dict[str, Any], *, width: int, height: int) -> tup
 
 def _check_polygons(
     parts: list[Any], width: int, height: int
-) -> tuple[list[Any] | None, tuple[float, ...] | None, float, list[Problem]]:
+) -> tuple[list[Any] | None, Box | None, float, list[Problem]]:
     """Usable parts, extent (x0, y0, x1, y1), area, problems."""
-    usable, boxes, area, problems = [], [], 0.0, []
+    usable, area, problems = [], 0.0, []
+    extent: Box | None = None
     far = MAX_SIDES_OUTSIDE * max(width, height)
     outside = 0.0
     for part in parts:
@@ -58,18 +62,18 @@ def _check_polygons(
         if len(points) < 6:
             problems.append(("short-polygon", f"polygon with {len(points) // 2} points"))
             continue
-        x, y = points[0::2], points[1::2]
-        box = (x.min(), y.min(), x.max(), y.max())
-        beyond = max(-box[0], -box[1], box[2] - width, box[3] - height)
-        if not beyond <= far or not np.isfinite(points).all():
+        pairs = points.reshape(-1, 2)
+        (x0, y0), (x1, y1) = pairs.min(axis=0).tolist(), pairs.max(axis=0).tolist()
+        beyond = max(-x0, -y0, x1 - width, y1 - height)
+        if not math.isfinite(x0 + y0 + x1 + y1) or beyond > far:
             problems.append(("absurd-coordinates", f"coordinates {points.min():g} to {points.max():g}"))
             continue
         outside = max(outside, beyond)
-        part_area = polygon_area(x, y)
-        if part_area == 0 or box[2] <= 0 or box[3] <= 0 or box[0] >= width or box[1] >= height:
+        part_area = polygon_area(points[0::2], points[1::2])
+        if part_area == 0 or x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
             continue
         usable.append(part)
-        boxes.append(box)
+        extent = (x0, y0, x1, y1) if extent is None else _unite(extent, (x0, y0, x1, y1))
         area += part_area
     if outside > MAX_CLIPPED:
         problems.append(("outside-image", f"reaches {outside:.1f} px outside the {width}×{height} image"))
@@ -77,8 +81,11 @@ def _check_polygons(
         if not problems or outside:
             problems.append(("zero-area", "has no area inside the image"))
         return None, None, 0.0, problems
-    lows, highs = np.min(boxes, axis=0)[:2], np.max(boxes, axis=0)[2:]
-    return usable, (*lows.tolist(), *highs.tolist()), area, problems
+    return usable, extent, area, problems
+
+
+def _unite(one: Box, other: Box) -> Box:
+    return min(one[0], other[0]), min(one[1], other[1]), max(one[2], other[2]), max(one[3], other[3])
 
 
 def polygon_area(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
@@ -88,7 +95,7 @@ def polygon_area(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> floa
 
 def _check_rle(
     rle: dict[str, Any], width: int, height: int
-) -> tuple[dict[str, Any] | None, tuple[float, ...] | None, float, list[Problem]]:
+) -> tuple[dict[str, Any] | None, Box | None, float, list[Problem]]:
     if rle.get("size") != [height, width]:
         return None, None, 0.0, [("rle-size", f"RLE of size {rle.get('size')}, the image has {[height, width]}")]
     counts = rle_counts(rle.get("counts"))
@@ -143,7 +150,7 @@ def rle_counts(counts: Any) -> npt.NDArray[np.int64] | None:
     return runs
 
 
-def _check_bbox(bbox: Any, extent: tuple[float, ...], width: int, height: int) -> list[Problem]:
+def _check_bbox(bbox: Any, extent: Box, width: int, height: int) -> list[Problem]:
     """Compares bbox [x, y, width, height], where it is given, with the segmentation's own inside the image."""
     if bbox is None:
         return []
@@ -160,9 +167,10 @@ def _check_bbox(bbox: Any, extent: tuple[float, ...], width: int, height: int) -
     return [("bbox-mismatch", f"bbox {bbox!r:.80} but the segmentation has {own}")]
 
 
-def _clip(box: tuple[float, ...], width: int, height: int) -> tuple[float, ...]:
-    """(x0, y0, x1, y1) inside the image; NaN stays NaN."""
-    return tuple(min(max(value, 0.0), limit) for value, limit in zip(box, (width, height) * 2, strict=True))
+def _clip(box: Box, width: int, height: int) -> Box:
+    """The part inside the image; NaN stays NaN."""
+    x0, y0, x1, y1 = (min(max(value, 0.0), limit) for value, limit in zip(box, (width, height) * 2, strict=True))
+    return x0, y0, x1, y1
 
 
 def _check_area(stated: Any, area: float) -> list[Problem]:
