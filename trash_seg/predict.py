@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trash_seg.errors import UserError
-from trash_seg.inference.options import PROBABILITY_TYPES, TTA, Options
+from trash_seg.inference.options import PROBABILITY_TYPES, TTA, Options, positive_count
 
 EPILOG = """
 A folder or file is predicted as training saw images: resized to the training size, with --window in windows of that
@@ -63,24 +63,17 @@ def _add_method(group: argparse._ArgumentGroup) -> None:
     text = "average over these factors of the training size"
     group.add_argument("--scales", type=_positive, nargs="+", default=[1.0], metavar="FACTOR", help=text)
     text = "cut larger images into windows of this side; each is resized to the training size"
-    group.add_argument("--window", type=_count, metavar="PX", help=text)
+    group.add_argument("--window", type=positive_count, metavar="PX", help=text)
     text = "least share of a window that its neighbour covers too (%(default)s)"
     group.add_argument("--overlap", type=_share, default=0.25, metavar="SHARE", help=text)
     text = "images (or windows) a batch; default: as in training"
-    group.add_argument("--batch-size", type=_count, metavar="N", help=text)
+    group.add_argument("--batch-size", type=positive_count, metavar="N", help=text)
     group.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: CUDA if there is one"
     )
     group.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: as in training")
-    group.add_argument("--num-threads", type=_count, metavar="N", help="CPU threads of the network")
+    group.add_argument("--num-threads", type=positive_count, metavar="N", help="CPU threads of the network")
     group.add_argument("--allow-unfinished", action="store_true", help="take the best epoch so far of a run not done")
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: give a number >= 1")
-    return value
 
 
 def _positive(text: str) -> float:

@@ -1,11 +1,12 @@
-"""What a prediction is asked to do. Standard library only, so that `--help` answers at once."""
+"""What a prediction or an export is asked to do. Standard library only, so that `--help` answers at once."""
 
-from collections.abc import Callable
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
 TTA = ("none", "hflip", "flips", "turns", "all")
 PROBABILITY_TYPES = ("float16", "uint8")
+EXPORT_SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 
 
 @dataclass(frozen=True)
@@ -50,5 +51,29 @@ class Options:
         return [path for path in given if path is not None]
 
 
-Say = Callable[[str], None]
-"""Shows one line to the person."""
+@dataclass(frozen=True)
+class ExportOptions:
+    """The command line of `python -m trash_seg.export`."""
+
+    run: Path
+    format: str
+    output: Path | None
+    data: list[Path]
+    data_root: Path | None
+    num_images: int
+    num_threads: int | None
+    allow_unfinished: bool
+    overwrite: bool
+
+    @property
+    def path(self) -> Path:
+        """The file to write: by default named like the run, in the current folder."""
+        return self.output or Path(f"{self.run.resolve().name}{EXPORT_SUFFIXES[self.format]}")
+
+
+def positive_count(text: str) -> int:
+    """A whole number >= 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a number >= 1")
+    return value

@@ -1,0 +1,116 @@
+"""`python -m trash_seg.export`."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from tests.conftest import ROOT, Completed
+from tests.predict.conftest import make_run, random_image
+from tests.predict.test_decoders import SETTINGS
+from trash_seg.export import main
+from trash_seg.inference.exporting import Deployed
+from trash_seg.inference.load import load_run
+from trash_seg.palette import palette
+
+CLASSES = 12
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        random_image(folder / f"{name}.jpg", 90, 70)
+    return folder
+
+
+def export(capsys: pytest.CaptureFixture[str], *arguments: object) -> Completed:
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return Completed(code, captured.out + captured.err)
+
+
+def onnx_logits(path: Path, images: torch.Tensor) -> torch.Tensor:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+def pixels(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_an_onnx_file_is_the_run_at_any_batch_and_size(toy_run: Path, images: Path, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "model.onnx"
+    completed = export(capsys, toy_run, "--format", "onnx", "--data", images, "--output", path)
+    assert completed.code == 0, completed.output
+    assert "labels equal on 100.000 % of the pixels of 3 images" in completed.output
+    assert "onnxruntime" in completed.output and "images/s" in completed.output
+    run = load_run(toy_run)
+    reference = Deployed(run.model).eval()
+    for shape in ((1, 3, 32, 32), (5, 3, 32, 32), (2, 3, 96, 64)):
+        with torch.no_grad():
+            expected = reference(pixels(*shape))
+        torch.testing.assert_close(onnx_logits(path, pixels(*shape)), expected, rtol=1e-3, atol=1e-3)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["classes"]) == run.config.data.classes
+    assert json.loads(about["colors"]) == [list(color) for color in palette(CLASSES)]
+    assert about["run"] == toy_run.name and about["image_size"] == "32"
+
+
+def test_a_torch_program_is_the_run_and_loads_without_this_package(toy_run, images, tmp_path, capsys) -> None:
+    path = tmp_path / "model.pt2"
+    completed = export(capsys, toy_run, "--format", "torch", "--data", images, "--output", path)
+    assert completed.code == 0, completed.output
+    extra = {"metadata.json": ""}
+    program = torch.export.load(path, extra_files=extra)
+    assert json.loads(json.loads(extra["metadata.json"])["classes"])[5] == "Metal"
+    with torch.no_grad():
+        expected = Deployed(load_run(toy_run).model).eval()(pixels(3, 3, 64, 32))
+        torch.testing.assert_close(program.module()(pixels(3, 3, 64, 32)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_pair_of_one_size_is_exported_at_that_size(images: Path, tmp_path: Path, capsys) -> None:
+    run = make_run(tmp_path / "runs", *SETTINGS["DPT"], "decoder=DPT")
+    path = tmp_path / "model.pt2"
+    completed = export(capsys, run, "--format", "torch", "--data", images, "--output", path, "--num-images", 1)
+    assert completed.code == 0, completed.output
+    assert "height and width 224 px" in completed.output
+    with torch.no_grad():
+        assert torch.export.load(path).module()(pixels(3, 3, 224, 224)).shape == (3, CLASSES, 224, 224)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", sorted(path.stem for path in (ROOT / "conf" / "decoder").glob("*.yaml")))
+def test_every_decoder_is_exported_or_says_why(decoder: str, images: Path, tmp_path: Path, capsys) -> None:
+    settings = SETTINGS.get(decoder, ("encoder=mobilenet_v2",))
+    run = make_run(tmp_path / "runs", *settings, f"decoder={decoder}")
+    path = tmp_path / "model.onnx"
+    completed = export(capsys, run, "--format", "onnx", "--data", images, "--output", path)
+    if completed.code:
+        assert completed.code == 2
+        assert "cannot be exported" in completed.output.splitlines()[-1]
+        assert not path.exists()
+        pytest.xfail(completed.output)
+    assert np.isfinite(onnx_logits(path, pixels(2, 3, *[load_run(run).config.training.image_size] * 2)).numpy()).all()
+
+
+def test_what_cannot_be_exported_is_one_line(toy_run: Path, images: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_text("precious")
+    asked = (toy_run, "--format", "onnx", "--data", images, "--output", path)
+    assert "--overwrite replaces it" in export(capsys, *asked).output
+    assert path.read_text() == "precious"
+    completed = export(capsys, tmp_path, *asked[1:], "--overwrite")
+    assert completed.code == 2 and "no run" in completed.output
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxscript" else object())
+    completed = export(capsys, *asked, "--overwrite")
+    assert completed.code == 2
+    assert completed.output == "error: --format onnx needs onnxscript: pip install 'trash_seg[export]'\n"

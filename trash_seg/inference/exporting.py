@@ -1,0 +1,166 @@
+"""From a run to one file that needs neither this package nor SMP: an ONNX model, or a torch.export program."""
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from trash_seg import __version__
+from trash_seg.engine.step import Normalize
+from trash_seg.errors import UserError
+from trash_seg.inference.load import TrainedRun
+from trash_seg.models.build import one_line
+from trash_seg.palette import palette
+
+MAX_ONNX_BYTES = 2**31 - 1
+"""Protobuf holds no more in one file."""
+Run = Callable[[Tensor], Tensor]
+"""Images (N, 3, H, W) uint8 RGB → logits (N, C, H, W) float32."""
+
+
+class Deployed(nn.Module):
+    """A network with normalisation inside: images (N, 3, H, W) uint8 RGB → logits (N, C, H, W) float32."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.normalize, self.model = Normalize(), model
+
+    def forward(self, images: Tensor) -> Tensor:  # noqa: D102 - the class says it
+        logits: Tensor = self.model(self.normalize(images))
+        return logits
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A network as a program."""
+
+    program: ExportedProgram
+    stride: int | None
+    """Height and width may be any multiple of it; None: they are the training size."""
+
+
+def describe(run: TrainedRun, traced: Traced) -> dict[str, str]:
+    """What a file says of itself; lists as JSON."""
+    classes, size = run.config.data.classes, run.config.training.image_size
+    sizes = f"{size} px" if traced.stride is None else f"multiples of {traced.stride} px, trained at {size}"
+    return {
+        "run": run.name,
+        "epoch": str(run.epoch),
+        "miou": repr(run.miou),
+        "trash_seg": __version__,
+        "classes": json.dumps(classes, ensure_ascii=False),
+        "colors": json.dumps(palette(len(classes))),
+        "image_size": str(size),
+        "input": f"images (N, 3, H, W) uint8 RGB, resized bilinearly; height and width {sizes}",
+        "output": "logits (N, C, H, W) float32; normalisation is inside; the label is the argmax over C",
+    }
+
+
+def trace(run: TrainedRun) -> Traced:
+    """Captures the network, with height and width dynamic where it allows.
+
+    Raises:
+        UserError: It cannot be captured.
+    """
+    size, encoder = run.config.training.image_size, run.model.encoder
+    stride = int(encoder.output_stride)  # type: ignore[union-attr, arg-type]
+    module = Deployed(run.model).eval()
+    example = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)  # 2: a batch of 1 would be made a constant
+    batch = {0: Dim("batch")}
+    sides = {axis: stride * Dim(f"{name}_{stride}", min=1, max=2**16 // stride) for axis, name in ((2, "h"), (3, "w"))}
+    try:
+        program = _export(module, example, {**batch, **sides})
+        other = torch.randint(0, 256, (1, 3, 2 * size, size + stride), dtype=torch.uint8)
+        with torch.no_grad():
+            torch.testing.assert_close(_runner(program)(other), module(other), rtol=1e-3, atol=1e-3)
+        return Traced(program, stride)
+    except Exception:  # a guard of this size, a constant in the network: whatever the tracer raises
+        pass
+    try:
+        return Traced(_export(module, example, batch), None)
+    except Exception as error:
+        pair = f"{run.config.encoder.name} × {run.config.decoder.name}"
+        raise UserError(f"{pair} cannot be exported: {one_line(error):.300}") from error
+
+
+def save_torch(traced: Traced, metadata: Mapping[str, str]) -> tuple[bytes, Run]:
+    """The content of a `.pt2` file, and the network as loaded from it. `metadata.json` is in it as an extra file."""
+    file = io.BytesIO()
+    with _quiet():
+        torch.export.save(traced.program, file, extra_files={"metadata.json": json.dumps(metadata)})
+        loaded = torch.export.load(io.BytesIO(file.getvalue()))
+    return file.getvalue(), _runner(loaded)
+
+
+def save_onnx(traced: Traced, metadata: Mapping[str, str], *, num_threads: int) -> tuple[bytes, Run]:
+    """The content of an `.onnx` file, and the network as onnxruntime runs it on the CPU.
+
+    Raises:
+        UserError: An operation has no counterpart in ONNX, or the file would be too large.
+    """
+    import onnxruntime
+
+    try:
+        with _quiet():
+            converted = torch.onnx.export(
+                traced.program, dynamo=True, input_names=["images"], output_names=["logits"], verbose=False
+            )
+        assert converted is not None
+        converted.model.metadata_props.update(metadata)
+        _name_axes(converted.model.graph, dynamic=traced.stride is not None)
+        content = converted.model_proto.SerializeToString()
+    except Exception as error:  # the exporter's and onnxscript's own
+        raise UserError(f"this pair cannot be exported to ONNX: {one_line(error):.300}") from error
+    if len(content) > MAX_ONNX_BYTES:
+        raise UserError(
+            f"this pair cannot be exported to one ONNX file: {len(content) / 2**30:.1f} GiB, 2 are possible"
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return content, lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+def _export(module: nn.Module, example: Tensor, dynamic: Mapping[int, object]) -> ExportedProgram:
+    with _quiet(), torch.no_grad():
+        return torch.export.export(module, (example,), dynamic_shapes={"images": dynamic})
+
+
+def _name_axes(graph: Any, *, dynamic: bool) -> None:
+    """Replaces the tracer's symbols by names that a reader of the file understands."""
+    for value in (graph.inputs[0], graph.outputs[0]):
+        _, channels, *sides = value.shape
+        value.shape = type(value.shape)(["batch", channels, *(["height", "width"] if dynamic else sides)])
+
+
+def _runner(program: ExportedProgram) -> Run:
+    module = program.module()
+
+    def run(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = module(images)
+        return logits
+
+    return run
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters' warnings and log lines speak of their own code."""
+    disabled = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(disabled)
