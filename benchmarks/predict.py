@@ -1,0 +1,140 @@
+"""Prediction in images/s: ours, and a plain loop that loads, normalises and runs one image at a time.
+
+    python -m benchmarks.predict ../shared/data/trash190
+
+DATA holds images. Both decode the same files and write index masks at the image's own size as PNG; networks have the
+weights they begin with, which takes the same time. Ours and the loop take turns, so that what else the machine does
+meets both; medians are compared, and the medians of the ratios of neighbours.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+
+from trash_seg.compose import compose_config
+from trash_seg.engine.step import IMAGENET_MEAN, IMAGENET_STD, choose_device
+from trash_seg.inference.ensemble import build_ensemble
+from trash_seg.inference.inputs import Inputs, read_inputs
+from trash_seg.inference.load import TrainedRun
+from trash_seg.inference.options import Options
+from trash_seg.inference.write import write_outputs
+from trash_seg.models.build import build_model
+from trash_seg.predict import parser
+
+PACKAGES = ("torch", "segmentation-models-pytorch", "numpy", "pillow", "opencv-python-headless")
+GOAL = 1.5
+
+
+def plain_loop(model: torch.nn.Module, inputs: Inputs, folder: Path, *, size: int, device: torch.device) -> None:
+    """One image at a time: load, resize, normalise, run, enlarge, argmax, save."""
+    for item in inputs.items:
+        with Image.open(item.path) as opened:
+            image = opened.convert("RGB")
+        small = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR), np.float32) / 255
+        pixels = torch.from_numpy((small - IMAGENET_MEAN) / IMAGENET_STD).permute(2, 0, 1)[None].float()
+        with torch.no_grad():
+            logits = model(pixels.to(device))
+            enlarged = torch.nn.functional.interpolate(logits, (image.height, image.width), mode="bilinear")
+            mask = enlarged.argmax(1)[0].to(torch.uint8).cpu().numpy()
+        path = (folder / item.output).with_suffix(".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(path)
+
+
+def ours(run: TrainedRun, inputs: Inputs, folder: Path, *, precision: str, device: torch.device) -> None:
+    arguments = ["run", "--masks", str(folder), "--precision", precision]
+    options = Options(**vars(parser().parse_args(arguments)))
+    ensemble = build_ensemble([run], device=device, precision=precision, tta="none", scales=[1.0])
+    with open(os.devnull, "w") as nowhere:
+        assert write_outputs(options, inputs, ensemble, None, Console(file=nowhere)) == 0
+
+
+def make_run(pair: str, *, size: int) -> TrainedRun:
+    encoder, decoder = pair.split(":")
+    config = compose_config([f"encoder={encoder}", f"decoder={decoder}", "training=log", f"training.image_size={size}"])
+    torch.manual_seed(0)
+    return TrainedRun(pair, config, build_model(config).eval(), 0, 0.0)
+
+
+def measure(pair: str, inputs: Inputs, *, size: int, rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Images/s of each way, round by round; the first round warms up."""
+    ways: dict[str, Callable[[Path], None]] = {
+        "plain loop": lambda f: plain_loop(plain, inputs, f, size=size, device=device),
+        "ours, fp32": lambda f: ours(make_run(pair, size=size), inputs, f, precision="fp32", device=device),
+        "ours, bf16": lambda f: ours(make_run(pair, size=size), inputs, f, precision="bf16", device=device),
+    }
+    plain = make_run(pair, size=size).model.to(device)
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            with tempfile.TemporaryDirectory() as folder:
+                started = time.perf_counter()
+                way(Path(folder))
+                rate = len(inputs.items) / (time.perf_counter() - started)
+            if number:
+                rates[name].append(rate)
+                print(f"{pair:36} round {number}  {name:12} {rate:7.2f} images/s", flush=True)
+    return rates
+
+
+def main() -> int:
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("data", type=Path, help="a folder of images, or a COCO file")
+    cli.add_argument("--pairs", default="resnet18:Unet,efficientnet-b3:Unet,resnext50_32x4d:DeepLabV3Plus")
+    cli.add_argument("--size", type=int, default=256, help="training size, px (%(default)s)")
+    cli.add_argument("--num-images", type=int, default=48, help="a round (%(default)s)")
+    cli.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
+    cli.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    cli.add_argument("--output", type=Path, help="write the measurements as JSON")
+    given = cli.parse_args()
+    device = choose_device(given.device)
+    pairs = given.pairs.split(",")
+    inputs = read_inputs([given.data], images_dir=None, config=make_run(pairs[0], size=given.size).config)
+    inputs = Inputs(inputs.items[: given.num_images])
+    results = {}
+    for pair in pairs:
+        rates = measure(pair, inputs, size=given.size, rounds=given.rounds, device=device)
+        ratios = {
+            name: statistics.median(a / b for a, b in zip(values, rates["plain loop"], strict=True))
+            for name, values in rates.items()
+        }
+        results[pair] = {"images_per_second": rates, "ratio": ratios}
+    for pair, result in results.items():
+        for name, values in result["images_per_second"].items():
+            median, low, high = statistics.median(values), min(values), max(values)
+            print(
+                f"{pair:36} {name:12} {median:7.2f} images/s ({low:.2f} to {high:.2f})  × {result['ratio'][name]:.2f}"
+            )
+    about = {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "num_threads": torch.get_num_threads(),
+        "load": os.getloadavg(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "size": given.size,
+        "num_images": len(inputs.items),
+    }
+    if given.output is not None:
+        given.output.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
+    best = [max(result["ratio"].values()) for result in results.values()]
+    print(f"goal {GOAL}: {'reached' if min(best) >= GOAL else 'missed'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
