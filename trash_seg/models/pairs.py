@@ -191,8 +191,11 @@ def _build_all(
 
 
 def _map(build: Callable[[Pair], PairFacts], pairs: list[Pair]) -> Iterator[PairFacts]:
-    """In processes of their own even for one pair: the caller may be one that must stay small."""
-    num_workers = min(len(os.sched_getaffinity(0)), len(pairs))
+    """In processes of their own even for one pair: the caller may be one that must stay small.
+
+    A few pairs are built sooner than a second process has imported SMP.
+    """
+    num_workers = min(len(os.sched_getaffinity(0)), 1 + len(pairs) // 16)
     with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
         yield from pool.map(build, pairs)
 

@@ -4,8 +4,8 @@ Submitting goes through submitit. What is submitted under which name is written 
 queue is asked by that name; so whoever gives the command again knows what is queued, whatever became of the first.
 """
 
+import importlib.util
 import json
-import logging
 import os
 import shutil
 import signal
@@ -16,19 +16,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import SoftFileLease
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from rich import get_console
 
 from trash_seg.errors import ConfigError, UserError
-from trash_seg.job import RunFailed
+from trash_seg.job import LEASE_SECONDS, RunFailed
 from trash_seg.rundir import RunDir, write_text
 from trash_seg.sweep.plan import FAILED, PlannedRun
 from trash_seg.sweep.view import View
 from trash_seg.sweep.worker import record_end, run_composed
 
-log = logging.getLogger(__name__)
 ENDED = ("done", "unsupported", *FAILED)
 
 
@@ -66,7 +65,7 @@ class Queue:
 
     def __init__(self, sweep_dir: Path) -> None:
         self.folder = (sweep_dir / ".submitit").absolute()
-        self.lock = FileLock(self.folder / "submit.lock")
+        self.lock = SoftFileLease(self.folder / "submit.lock", lease_duration=LEASE_SECONDS)
 
     def jobs(self) -> dict[str, str]:
         """Run → Slurm job id, of all that are queued or running.
@@ -136,6 +135,8 @@ def launch(
     for program in ("sbatch", "squeue", "srun"):
         if shutil.which(program) is None:
             raise ConfigError(f"hydra/launcher=slurm: there is no {program} on this machine")
+    if importlib.util.find_spec("submitit") is None:
+        raise ConfigError("hydra/launcher=slurm: submitit is not installed (pip install 'trash_seg[slurm]')")
     queue = Queue(runs[0].files.path.parent)
     queue.folder.mkdir(parents=True, exist_ok=True)
     view = View(get_console(), total=len(runs))
@@ -150,7 +151,7 @@ def launch(
             _watch(runs, queue, view, poll_seconds)
     except KeyboardInterrupt:
         ids = sorted({job_id.partition("_")[0] for job_id in queue.jobs().values()})
-        view.say(f"no longer watching; the jobs go on (scancel {' '.join(ids)} ends them)")
+        view.say("no longer watching" + (f"; the jobs go on (scancel {' '.join(ids)} ends them)" if ids else ""))
 
 
 def _watch(runs: Iterable[PlannedRun], queue: Queue, view: View, poll_seconds: float) -> None:
@@ -159,7 +160,12 @@ def _watch(runs: Iterable[PlannedRun], queue: Queue, view: View, poll_seconds: f
     seen: dict[str, str] = {}
     gone: set[str] = set()
     while left:
-        jobs = queue.jobs()
+        try:
+            jobs = queue.jobs()
+        except UserError as error:  # a controller that restarts answers again
+            view.say(f"{error}; asking again")
+            time.sleep(poll_seconds)
+            continue
         seen |= jobs
         for name, run in list(left.items()):
             status = run.files.read_status()
