@@ -66,10 +66,13 @@ def sweep(
         console.print(f"plan: {path}", soft_wrap=True, highlight=False)
         return
     todo = plan.to_run
-    if todo and isinstance(launcher, PlanLauncher):
-        launcher.launch_runs(todo)
-    elif todo:
-        launcher.launch([run.overrides for run in todo], initial_job_idx=0)
+    try:
+        if todo and isinstance(launcher, PlanLauncher):
+            launcher.launch_runs(todo)
+        elif todo:
+            launcher.launch([run.overrides for run in todo], initial_job_idx=0)
+    except KeyboardInterrupt:
+        console.print("stopped")
     exit_code = summarise(plan.runs)
     write_report(plan.sweep_dir)
     if exit_code:

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from types import FrameType
@@ -89,12 +89,7 @@ class Pool:
         receiver, sender = self._forks.Pipe(duplex=False)
         arguments = (sender, self._context, self._master, run.overrides, run.files, slot)
         process = self._forks.Process(target=work, args=arguments, name=run.files.name)
-        # The server inherits the mask and never sees Ctrl-C; a job takes it off once it is out of the terminal's reach.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        process.start()
         sender.close()
         self._jobs.append(_Job(run, slot, process, receiver))
         self._view.start(run)
@@ -197,6 +192,10 @@ def launch(
         if value is not None and value < 1:
             raise ConfigError(f"hydra.launcher.{key}={value}: must be >= 1")
     get_context("forkserver").set_forkserver_preload(["trash_seg.sweep.preload"])
+    # The server inherits the mask and never sees Ctrl-C; a job takes it off once it is out of the terminal's reach.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    forkserver.ensure_running()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     shares = slots(
         device=str(master.runtime.device), num_jobs=num_jobs, jobs_per_gpu=jobs_per_gpu, num_runs=len(runs),
         memory=max((run.predicted_memory for run in runs if run.predicted_memory), default=None),
