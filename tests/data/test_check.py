@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import trash_seg.check
-from tests.conftest import TRASH190, needs_trash190, run_module
+from tests.conftest import TINY, TRASH190, Train, needs_trash190, run_module
 from tests.data.broken import breaks_annotations, breaks_images, clean
 from trash_seg.data.findings import RULES
 
@@ -124,25 +124,26 @@ def test_names_are_shown_as_text(tmp_path: Path) -> None:
     assert "&lt;script&gt;" in page
 
 
-def test_the_trainer_refuses_with_the_same_message(tmp_path: Path) -> None:
+def test_the_trainer_refuses_with_the_same_message(tmp_path: Path, train: Train) -> None:
     root = tmp_path / "data"
-    train, val = clean(root)
-    train.image("images/size.png", train.picture(60, 48))
-    train.write()
+    coco, val = clean(root)
+    coco.image("images/size.png", coco.picture(60, 48))
+    coco.write()
     val.write()
     _, content = check(tmp_path, "data=trash", f"data.root={root}")
     (finding,) = (f for f in content["findings"] if f["severity"] == "error")
-    arguments = ("data=trash", f"data.root={root}", "encoder.weights=null", "training=quick", "runtime.num_threads=1")
-    completed = run_module("trash_seg.train", *arguments, cwd=tmp_path)
-    assert completed.returncode == 1
-    assert finding["message"] in completed.stdout + completed.stderr
-    assert "Traceback" not in completed.stdout + completed.stderr
+    completed = train("data=trash", f"data.root={root}", "encoder.weights=null", *TINY)
+    assert completed.code == 1
+    assert finding["message"] in completed.output
+    assert "Traceback" not in completed.output
+    (status,) = (json.loads(path.read_text()) for path in tmp_path.rglob("status.json"))
+    assert (status["state"], status["error"]) == ("failed", finding["message"])
 
 
 @needs_trash190
 @pytest.mark.parametrize(("data", "absent"), [("trash", ["Battery"]), ("taco", ["Battery", "Clothing"])])
 def test_the_photographs_check_clean_but_for_rare_classes(tmp_path: Path, data: str, absent: list[str]) -> None:
-    code, content = check(tmp_path, f"data={data}", f"data.root={TRASH190}")
+    code, content = check(tmp_path, f"data={data}", f"data.root={TRASH190}", read_images=data == "trash")
     assert code == 0
     assert [finding["code"] for finding in content["findings"]] == ["absent-class"] * len(absent)
     assert all(name in f["message"] for name, f in zip(absent, content["findings"], strict=True))
