@@ -10,7 +10,7 @@ from tests.conftest import TINY, TRASH190, Train, needs_trash190, run_module
 from tests.data.broken import breaks_annotations, breaks_images, clean
 from trash_seg.data.findings import RULES
 
-FILE_RULES = {"missing-file", "not-json", "not-coco", "empty-split"}
+FILE_RULES = {"missing-file", "missing-test", "not-json", "not-coco", "empty-split"}
 FOLDER_RULES = {"missing-mask", "broken-mask", "unknown-index"}
 
 
@@ -95,6 +95,14 @@ def test_a_file_that_is_no_coco_file(tmp_path: Path, text: str | None, expected:
     found = [finding["code"] for finding in content["findings"] if finding["file"] == "val.json"]
     assert code == 1
     assert expected in found
+
+
+def test_a_missing_test_split_is_no_error(tmp_path: Path) -> None:
+    for coco in clean(tmp_path / "data"):
+        coco.write()
+    (tmp_path / "data" / "test.json").unlink()
+    code, content = check(tmp_path, "data=trash", f"data.root={tmp_path / 'data'}")
+    assert (code, content["counts"]) == (0, {"missing-test": 1})
 
 
 def test_annotations_only_opens_no_image(tmp_path: Path) -> None:

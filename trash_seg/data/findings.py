@@ -25,6 +25,7 @@ class Rule:
 RULES: dict[str, Rule] = {
     # annotation files
     "missing-file": Rule(True, "annotation file or folder is not there", "refuses the dataset"),
+    "missing-test": Rule(False, "the test split is not there", "trains without it; prediction would need it"),
     "not-json": Rule(True, "annotation file is not JSON, or cut short", "refuses the dataset"),
     "not-coco": Rule(True, "annotation file is not COCO", "refuses the dataset"),
     "empty-split": Rule(True, "split has no images", "refuses the dataset"),

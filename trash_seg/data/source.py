@@ -77,6 +77,9 @@ def read_source(config: DataConfig, *, cache_dir: Path, with_test: bool = False)
     else:
         named = {"train": config.train, "val": config.val, "test": config.test if with_test else None}
         given = {part: name for part, name in named.items() if name is not None}
+        if "test" in given and not (root / given["test"]).exists():
+            text = f"{given['test']}: {root / given['test']} is not there [missing-test]"
+            findings.append(Finding("missing-test", given.pop("test"), text))
         if missing := [part for part in ("train", "val") if part not in given]:
             text = f"data={config.name} names no data.{missing[0]}; give it, or data.annotations for both"
             findings.append(Finding("missing-file", config.name, text))
