@@ -157,7 +157,7 @@ class DataConfig:
     val_fraction: float
     """Share of the images of `annotations` for validation, in (0, 1)."""
     test_fraction: float
-    """Share kept for testing, in [0, 1)."""
+    """Share kept for testing, in [0, 1). With folds there is none: every image validates once."""
     split_seed: int
     fold: int | None
     """With `num_folds`: the fold of `annotations` that validates, 0 to num_folds - 1."""

@@ -59,6 +59,14 @@ def test_epochs_and_seeds_differ(dataset: Dataset) -> None:
     assert first != batches(training(dataset, seed=22), 0)
 
 
+def test_a_sample_is_augmented_anew_each_epoch_and_by_nothing_else(dataset: Dataset) -> None:
+    loader, same = training(dataset), training(dataset)
+    versions = {loader.sample(7, epoch)[0].tobytes() for epoch in range(6)}
+    assert len(versions) == 6
+    assert versions == {same.sample(7, epoch)[0].tobytes() for epoch in reversed(range(6))}
+    assert loader.sample(7, 0)[0].tobytes() != training(dataset, seed=22).sample(7, 0)[0].tobytes()
+
+
 def test_an_epoch_shows_each_image_once(dataset: Dataset) -> None:
     order = training(dataset).order(5)
     assert sorted(order.tolist()) == list(range(len(dataset.train.names)))

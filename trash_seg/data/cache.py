@@ -96,6 +96,11 @@ def _only_builder(directory: Path) -> Iterator[None]:
     except Timeout:
         log.info("cache: waiting for the process that builds %s", directory)
         lock.acquire()
+    except NotImplementedError:
+        # What is built aside and renamed stays whole without a lock; at worst it is built twice.
+        log.warning("cache: %s has no file locks, so processes that start together each build it", directory.parent)
+        yield
+        return
     try:
         for leftover in directory.parent.glob(f".{directory.name}.*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -115,7 +120,11 @@ def _build(directory: Path, unit: Unit, reader: SampleReader, findings: list[Fin
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         aside.chmod(0o777 & ~0o022)
-        os.rename(aside, directory)
+        try:
+            os.rename(aside, directory)
+        except OSError:
+            if not directory.exists():  # else another process was first, where there are no locks
+                raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
