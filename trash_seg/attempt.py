@@ -1,6 +1,7 @@
 """One process's work on a run, and the status it keeps. Imports torch only once there is work to do."""
 
 import dataclasses
+import errno
 import importlib.metadata
 import logging
 import platform
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "timm", "albumentations", "numpy")
 EXIT_CODES = {"done": 0, "unsupported": 0, "failed": 1, "diverged": 1, "interrupted": 75, "running": 75}
 """75 is the system's code for "try again later": the same command goes on."""
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Attempt:
         self.started = time.monotonic()
         before = before or {}
         self.seconds_before: float = before.get("seconds", 0.0)
-        self.num_threads: int | None = before.get("environment", {}).get("num_threads") or config.runtime.num_threads
+        self.num_threads = self._choose_threads(before)
         self.status: dict[str, Any] = {
             "run": config.run_id,
             "hash": config.hash,
@@ -79,7 +81,15 @@ class Attempt:
         }
 
     def run(self) -> Outcome:
-        """Trains; whatever happens ends as a state in the status."""
+        """Trains; whatever happens ends as a state in the status, unless the lock is lost: then nothing is written."""
+        try:
+            return self._run()
+        except LockLostError as error:
+            outcome = Outcome("running", f"{self.files.path}: {error}; nothing more was written")
+            log.error("%s", outcome.message)
+            return outcome
+
+    def _run(self) -> Outcome:
         self.files.remove_leftovers()
         try:
             self.write("running")
@@ -92,20 +102,28 @@ class Attempt:
         except (RunInterrupted, KeyboardInterrupt) as error:
             reason = str(error) or "SIGINT"
             return self.end("interrupted", f"interrupted ({reason}); the same command goes on", error=reason)
-        except LockLostError as error:
-            return Outcome("running", f"{self.files.path}: {error}; nothing more was written")
+        except LockLostError:
+            raise
         except UserError as error:
             return self.end("failed", str(error), error=str(error))
         except Exception as error:
             return self.fail(error)
-        best = self.status["best"]
-        return self.end("done", f"done: mIoU {best['miou']:.4f} at epoch {best['epoch']}")
+        return self.end("done", f"done: {describe_result(self.status['best'], self.files)}")
 
     def train(self) -> None:
         """The work itself; torch is imported here, once there is some to do."""
         from trash_seg.training import train
 
         train(self.config, self.files, stop=self.stop, notes=self, num_threads=self.num_threads)
+
+    def _choose_threads(self, before: dict[str, Any]) -> int | None:
+        asked = self.config.runtime.num_threads
+        if not (self.files.last_path.exists() or self.files.previous_path.exists()):
+            return asked
+        began_with: int | None = before.get("environment", {}).get("num_threads")
+        if began_with is not None and asked not in (None, began_with):
+            log.warning("runtime.num_threads=%d: the run goes on with the %d that it began with", asked, began_with)
+        return began_with or asked
 
     def note_start(self, *, device: str, num_threads: int, parameters: int, gflops: float | None) -> None:
         """Records where and what is trained."""
@@ -144,7 +162,7 @@ class Attempt:
             cause, hint = f"out of memory ({cause})", "lower training.batch_size, or hydra.launcher.jobs_per_gpu"
         elif isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
             hint = "BatchNorm cannot train on one value a channel: raise training.batch_size or training.image_size"
-        elif isinstance(error, OSError):
+        elif isinstance(error, OSError) and error.errno in NO_SPACE:
             hint = "the last checkpoint is intact: once there is space, the same command goes on"
         message = f"{cause}. {hint}" if hint else cause
         trace = "".join(traceback.format_exception(error))
@@ -164,9 +182,15 @@ class Attempt:
             self.write(state, **notes)
         except OSError as error:
             message += f"; and {self.files.status_path} could not be written ({error.strerror})"
+            state = "failed"
         level = logging.INFO if EXIT_CODES[state] == 0 else logging.ERROR
         log.log(level, "%s", message, exc_info="traceback" in notes)
         return Outcome(state, message)
+
+
+def describe_result(best: dict[str, Any], files: RunDir) -> str:
+    """The best mIoU, and where history and picture lie."""
+    return f"mIoU {best['miou']:.4f} at epoch {best['epoch']}\n  {files.history_path}\n  {files.picture_path}"
 
 
 def _now() -> str:

@@ -28,6 +28,14 @@ def report_errors(command: Callable[[], int]) -> int:
     except (UserError, HydraException, OmegaConfBaseException) as error:
         print(f"error: {user_message(error)}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}. Runs write below outputs/ of this folder", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 75
 
 
 def user_message(error: BaseException) -> str:

@@ -6,6 +6,7 @@ Types, units and ranges stand here; the values stand in `conf/`, so that each de
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from trash_seg.errors import ConfigError
 
 
 def _check(valid: bool, key: str, value: object, rule: str) -> None:
-    """Raises ConfigError naming the key, its value and the rule it breaks."""
-    if not valid:
+    """Raises ConfigError naming the key, its value and the rule it breaks. No setting is infinite or NaN."""
+    if not valid or (isinstance(value, float) and not math.isfinite(value)):
         raise ConfigError(f"{key}={value}: {rule}")
 
 
@@ -300,6 +301,11 @@ class Config:
 
     def __post_init__(self) -> None:
         _check(0 <= self.seed < 2**32, "seed", self.seed, "must lie in [0, 2**32)")
+        for key, options in (("decoder", self.decoder.options), ("optimizer", self.optimizer.options)):
+            try:
+                json.dumps(options, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"{key}.options={options}: {error}") from error
         weights, num_classes = self.loss.class_weights, len(self.data.classes)
         if isinstance(weights, list):
             rule = f"give {num_classes} numbers, one for each of data.classes"

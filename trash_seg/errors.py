@@ -21,8 +21,8 @@ class UnsupportedPairError(Exception):
     """SMP cannot build this encoder with this decoder. The message is SMP's reason in one line; it is no failure."""
 
 
-class RunInterrupted(Exception):
-    """The run was asked to stop and has saved where it is."""
+class RunInterrupted(BaseException):
+    """The run was asked to stop. Like KeyboardInterrupt it is no Exception: nobody takes it for a failure of theirs."""
 
 
 class LockLostError(Exception):

@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import SoftFileLease, Timeout
 
-from trash_seg.attempt import Attempt, Outcome
+from trash_seg.attempt import Attempt, Outcome, describe_result
 from trash_seg.config import Config
 from trash_seg.errors import UserError
 from trash_seg.rundir import RunDir
@@ -89,7 +89,6 @@ def _finished(config: Config, files: RunDir, status: dict[str, Any]) -> Outcome:
             "this run was trained on data.root=%s; with other data under data.root=%s, give another sweep.name",
             status["config"]["data"]["root"], config.data.root,
         )  # fmt: skip
-    best = status["best"]
-    outcome = Outcome("done", f"{files.path}: done already, mIoU {best['miou']:.4f} at epoch {best['epoch']}")
+    outcome = Outcome("done", f"done already: {describe_result(status['best'], files)}")
     log.info(outcome.message)
     return outcome

@@ -121,8 +121,9 @@ def replacing(path: Path, *, previous: Path | None = None) -> Iterator[IO[bytes]
             os.fsync(file.fileno())
         os.chmod(aside, 0o666 & ~_UMASK)
         if previous is not None and path.exists():
-            os.replace(path, previous)
+            _keep(path, previous)
         os.replace(aside, path)
+        _sync_directory(path.parent)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(aside)
@@ -133,6 +134,24 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, previo
     """`replacing` for what one call writes."""
     with replacing(path, previous=previous) as file:
         write(file)
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Gives a file a second name, so that there is no moment without the first."""
+    previous.unlink(missing_ok=True)
+    try:
+        os.link(path, previous)
+    except OSError:  # a file system without hard links
+        os.replace(path, previous)
+
+
+def _sync_directory(path: Path) -> None:
+    """A rename survives a power cut only once its directory is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -18,6 +18,8 @@ class StopRequest:
     def __init__(self) -> None:
         self.reason: str | None = None
         self.lock_lost = False
+        self.waits = False
+        """Whether the loop looks at requests. Before that, as while images are decoded, a signal ends the run."""
 
     def request(self, reason: str) -> None:
         """Asks; the first reason stands."""
@@ -51,6 +53,8 @@ def stop_on_signals(stop: StopRequest) -> Iterator[None]:
         if number == signal.SIGINT and stop.reason is not None:
             raise KeyboardInterrupt
         stop.request(signal.Signals(number).name)
+        if not stop.waits:
+            stop.raise_reason()
 
     before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
     try:

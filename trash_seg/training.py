@@ -1,20 +1,20 @@
 """Puts a training together: device, network, data, loop, pictures. What is cheap to find wrong comes first."""
 
 import copy
-import os
 import resource
 from typing import Any, Protocol
 
 import torch
 
 from trash_seg.config import Config
+from trash_seg.data.cache import num_cores
 from trash_seg.data.dataset import Dataset, open_dataset
 from trash_seg.data.loader import Loader
 from trash_seg.engine.events import EventWriter
 from trash_seg.engine.fit import Fit, Position
 from trash_seg.engine.loss import build_loss
 from trash_seg.engine.samples import write_samples
-from trash_seg.engine.step import Step, check_precision, choose_device
+from trash_seg.engine.step import Step, build_optimizer, check_precision, choose_device
 from trash_seg.errors import ConfigError
 from trash_seg.models.build import build_model
 from trash_seg.models.pairs import count_flops, count_parameters
@@ -50,9 +50,9 @@ def train(config: Config, files: RunDir, *, stop: StopRequest, notes: Notes, num
     """
     device = choose_device(config.runtime.device)
     check_precision(config.training.precision, device)
+    build_optimizer(config.optimizer, [torch.nn.Parameter(torch.zeros(1))])  # a wrong option is found before the data
     events = EventWriter(files.tensorboard_dir) if config.runtime.tensorboard else None
-    if num_threads is not None:
-        torch.set_num_threads(num_threads)
+    torch.set_num_threads(num_threads or torch.get_num_threads())
     torch.use_deterministic_algorithms(config.training.deterministic)
     torch.manual_seed(config.seed)
     model = build_model(config)
@@ -78,7 +78,7 @@ def train(config: Config, files: RunDir, *, stop: StopRequest, notes: Notes, num
 
     def record(position: Position) -> None:
         assert position.best is not None and position.last is not None
-        best = {key: value for key, value in position.best.items() if key != "counts"}
+        best = {key: value for key, value in position.best.items() if key not in ("counts", "weights")}
         notes.note_epoch(position.epoch, best=best, last=position.last, peak_memory_bytes=_peak_memory(device))
         if events is not None:
             events.write(position.history[-1])
@@ -88,7 +88,8 @@ def train(config: Config, files: RunDir, *, stop: StopRequest, notes: Notes, num
         val_names=dataset.val.names, run_dir=files, stop=stop, on_epoch=record,
     )  # fmt: skip
     record(fit.run())
-    write_samples(files, step=step, split=dataset.val, classes=dataset.classes)
+    stop.raise_if_lock_lost()
+    write_samples(files, step=step, split=dataset.val, config=config)
     files.previous_path.unlink(missing_ok=True)  # three times the network's size, and of no more use
 
 
@@ -96,7 +97,7 @@ def _build_loaders(config: Config, dataset: Dataset, device: torch.device) -> tu
     batch_size = config.training.batch_size
     num_workers = config.runtime.num_workers
     if num_workers is None:
-        num_workers = 0 if device.type == "cpu" else min(8, (os.cpu_count() or 1) - 1)
+        num_workers = 0 if device.type == "cpu" else min(8, num_cores() - 1)
     train = Loader(
         dataset.train,
         batch_size=batch_size,

@@ -74,7 +74,7 @@ def test_the_moving_average_is_what_validates() -> None:
 def test_balanced_weights_make_the_mean_weight_of_a_pixel_one() -> None:
     config = compose_config(["loss.class_weights=balanced"])
     criterion = build_loss(config.loss, pixels=PIXELS, device=CPU)
-    weights = criterion.weight.numpy()
+    weights = criterion.keywords["weights"].numpy()
     assert weights[2] == 0  # no pixel of that class
     assert (weights * PIXELS).sum() / PIXELS.sum() == pytest.approx(1)
     assert weights[1] == pytest.approx(2 * weights[0])
@@ -104,4 +104,24 @@ def test_what_a_machine_cannot_do_names_the_key() -> None:
 )
 def test_an_optimizer_that_torch_refuses_names_the_key(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        build_optimizer(compose_config([override]).optimizer, torch.nn.Linear(1, 1))
+        build_optimizer(compose_config([override]).optimizer, torch.nn.Linear(1, 1).parameters())
+
+
+def test_a_batch_in_which_every_pixel_has_weight_0_costs_nothing() -> None:
+    config = compose_config(["loss.class_weights=balanced"])
+    criterion = build_loss(config.loss, pixels=PIXELS, device=CPU)
+    logits = torch.zeros(1, 12, 2, 2, requires_grad=True)
+    loss = criterion(logits, torch.full((1, 2, 2), 2))  # PIXELS has none of class 2
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert logits.grad is not None and not logits.grad.any()
+
+
+def test_weighted_cross_entropy_is_torchs() -> None:
+    config = compose_config(["loss.class_weights=balanced", "loss.label_smoothing=0.1"])
+    criterion = build_loss(config.loss, pixels=PIXELS + 1, device=CPU)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 12, 5, 5, generator=generator)
+    masks = torch.randint(0, 12, (2, 5, 5), generator=generator)
+    reference = torch.nn.CrossEntropyLoss(weight=criterion.keywords["weights"], label_smoothing=0.1)
+    torch.testing.assert_close(criterion(logits, masks), reference(logits, masks))

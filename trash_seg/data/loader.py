@@ -84,7 +84,9 @@ class Loader:
         if self.num_workers == 0:
             yield from (batches[i] for i in range(len(batches)))
         else:
-            yield from DataLoader(batches, batch_size=None, num_workers=self.num_workers)
+            # A generator of its own: by default it draws its seed from the global one, which dropout uses too.
+            own = torch.Generator()
+            yield from DataLoader(batches, batch_size=None, num_workers=self.num_workers, generator=own)
 
     def sample(self, index: int, epoch: int) -> tuple[Pixels, Pixels]:
         """Image (S, S, 3) and mask (S, S) of one sample as an epoch sees it."""

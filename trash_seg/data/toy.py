@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 import zlib
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +51,11 @@ def make_toy(cache_dir: Path, *, classes: list[str]) -> Path:
         for number, (part, num_images) in enumerate(NUM_IMAGES.items()):
             _write_split(aside, part, num_images, classes, np.random.default_rng((VERSION, number)))
         aside.chmod(0o755)
-        with suppress(OSError):  # another process was first
+        try:
             os.rename(aside, root)
+        except OSError:
+            if not root.exists():  # else another process was first
+                raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return root

@@ -38,7 +38,7 @@ class Position:
     """Spent on those steps."""
     history: list[dict[str, float | None]] = field(default_factory=list)
     best: dict[str, Any] | None = None
-    """`epoch` and the scores of the best epoch, and its `counts` (N, C, C) int64."""
+    """Of the best epoch: `epoch`, the scores, the `counts` (N, C, C) int64, and the `weights`, all on the host."""
     last: dict[str, Any] | None = None
     """`epoch` and the scores of the last recorded epoch."""
 
@@ -65,6 +65,7 @@ class Fit:
             DivergedError: A loss is NaN or infinite.
             LockLostError: The directory belongs to another process; nothing more was written.
         """
+        self.stop.waits = True
         position = self.resume()
         batches = self.train_loader.num_batches + self.val_loader.num_batches
         with RunProgress(
@@ -87,9 +88,8 @@ class Fit:
         if saved is not None:
             self.position = Position(**saved)
             log.info("continuing after epoch %d, step %d", self.position.epoch, self.position.step)
-            if self.position.epoch:
-                # A kill may have come between the checkpoint and the files that follow from it.
-                self.write_results()
+            # A kill may have come between the checkpoint and the files that follow from it.
+            self.write_results()
         return self.position
 
     def train(self) -> float:
@@ -140,7 +140,8 @@ class Fit:
         position.epoch, position.step = position.epoch + 1, 0
         position.last = {"epoch": position.epoch, **asdict(scores)}
         if position.best is None or scores.miou > position.best["miou"]:
-            position.best = {**position.last, "counts": counts}
+            weights = {name: tensor.cpu().clone() for name, tensor in self.step.evaluated.state_dict().items()}
+            position.best = {**position.last, "counts": counts, "weights": weights}
         position.history.append(self._history_row(scores, train_loss, val_loss, val_seconds))
         log.info(
             "epoch %d/%d  train loss %.4f  val loss %.4f  mIoU %.4f  %.1f s",
@@ -154,13 +155,14 @@ class Fit:
         position = self.position
         checkpoint.save(self.run_dir, step=self.step, progress=vars(position))
         self.saved_at = time.monotonic()
-        self.write_results()
+        self.write_results(is_best=position.best is not None and position.best["epoch"] == position.epoch)
 
-    def write_results(self) -> None:
-        """Writes history, and weights and counts where the best epoch is the one that `step` holds."""
+    def write_results(self, *, is_best: bool = True) -> None:
+        """Writes the history, and weights and counts of the best epoch where they are new."""
+        self.stop.raise_if_lock_lost()
         best, classes = self.position.best, self.classes
-        if best is not None and best["epoch"] == self.position.epoch and self.position.step == 0:
-            weights = {name: tensor.contiguous() for name, tensor in self.step.evaluated.state_dict().items()}
+        if best is not None and is_best:
+            weights = {name: tensor.contiguous() for name, tensor in best["weights"].items()}
             about = {"run": self.run_dir.name, "epoch": str(best["epoch"]), "miou": repr(best["miou"])}
             content = safetensors.torch.save(weights, metadata=about)
             write_atomically(self.run_dir.best_path, lambda file: file.write(content))
@@ -171,7 +173,7 @@ class Fit:
             }
             write_atomically(
                 self.run_dir.confusion_path,
-                lambda file: np.savez_compressed(file, allow_pickle=False, epoch=best["epoch"], **arrays),
+                lambda file: np.savez_compressed(file, epoch=best["epoch"], **arrays),
             )
         self.run_dir.write_history(self.position.history)
 

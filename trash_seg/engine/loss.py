@@ -1,12 +1,14 @@
 """The losses: torch's cross-entropy and SMP's own."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import segmentation_models_pytorch as smp
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from trash_seg.config import LossConfig
 
@@ -21,9 +23,8 @@ def build_loss(config: LossConfig, *, pixels: npt.NDArray[np.int64] | None, devi
         pixels: (C,) training pixels of each class; only `class_weights=balanced` needs them.
         device: Where logits and masks lie.
     """
-    cross_entropy = nn.CrossEntropyLoss(
-        weight=_class_weights(config, pixels=pixels, device=device), label_smoothing=config.label_smoothing
-    )
+    weights = _class_weights(config, pixels=pixels, device=device)
+    cross_entropy = partial(_cross_entropy, weights=weights, label_smoothing=config.label_smoothing)
     match config.name:
         case "cross_entropy":
             return cross_entropy
@@ -36,6 +37,14 @@ def build_loss(config: LossConfig, *, pixels: npt.NDArray[np.int64] | None, devi
         case _:
             dice, weight = smp.losses.DiceLoss(mode="multiclass"), config.dice_weight
             return lambda logits, masks: (1 - weight) * cross_entropy(logits, masks) + weight * dice(logits, masks)
+
+
+def _cross_entropy(logits: Tensor, masks: Tensor, *, weights: Tensor | None, label_smoothing: float) -> Tensor:
+    """`F.cross_entropy`, but 0 instead of NaN for a batch in which every pixel has weight 0."""
+    if weights is None:
+        return F.cross_entropy(logits, masks, label_smoothing=label_smoothing)
+    losses = F.cross_entropy(logits, masks, weight=weights, reduction="none", label_smoothing=label_smoothing)
+    return losses.sum() / weights[masks].sum().clamp_min(torch.finfo(weights.dtype).tiny)
 
 
 def _class_weights(config: LossConfig, *, pixels: npt.NDArray[np.int64] | None, device: torch.device) -> Tensor | None:

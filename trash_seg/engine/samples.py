@@ -1,11 +1,14 @@
 """What the best network sees: image, truth and prediction of a few validation images."""
 
+from typing import IO
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 import safetensors.torch
 import torch
 
+from trash_seg.config import Config
 from trash_seg.data.loader import Split
 from trash_seg.engine.metrics import mean_iou
 from trash_seg.engine.step import Step
@@ -29,7 +32,7 @@ def choose_images(counts: npt.NDArray[np.int64]) -> list[int]:
     return [*worst.tolist(), *rest[ranks].tolist()]
 
 
-def write_samples(run_dir: RunDir, *, step: Step, split: Split, classes: list[str]) -> None:
+def write_samples(run_dir: RunDir, *, step: Step, split: Split, config: Config) -> None:
     """Writes `samples.npz` and draws `samples.png` with the weights of the best epoch.
 
     `samples.npz`: `names` (K,) str, `images` (K, S, S, 3) uint8 RGB, `truth` and `prediction` (K, S, S) uint8, `epoch`.
@@ -40,15 +43,16 @@ def write_samples(run_dir: RunDir, *, step: Step, split: Split, classes: list[st
         chosen, epoch = choose_images(stored["counts"]), int(stored["epoch"])
     images = np.stack([split.images[i] for i in chosen])
     truth = np.stack([split.masks[i] for i in chosen])
-    batch = torch.from_numpy(images).permute(0, 3, 1, 2)
-    prediction = step.predict(batch).cpu().numpy().astype(np.uint8)
-    arrays = {"names": np.array([split.names[i] for i in chosen]), "images": images, "truth": truth}
-    write_atomically(
-        run_dir.samples_path,
-        lambda file: np.savez_compressed(file, allow_pickle=False, prediction=prediction, epoch=epoch, **arrays),
-    )
+    batches = torch.split(torch.from_numpy(images).permute(0, 3, 1, 2), config.training.batch_size)
+    prediction = torch.cat([step.predict(batch).cpu() for batch in batches]).numpy().astype(np.uint8)
+    names = np.array([split.names[i] for i in chosen])
+
+    def save(file: IO[bytes]) -> None:
+        np.savez_compressed(file, names=names, images=images, truth=truth, prediction=prediction, epoch=epoch)
+
+    write_atomically(run_dir.samples_path, save)
     drawn = np.linspace(0, len(chosen) - 1, min(NUM_DRAWN, len(chosen))).round().astype(int)
-    picture = draw(images[drawn], truth[drawn], prediction[drawn], classes=classes)
+    picture = draw(images[drawn], truth[drawn], prediction[drawn], classes=config.data.classes)
     encoded, png = cv2.imencode(".png", picture[..., ::-1])
     assert encoded
     write_atomically(run_dir.picture_path, lambda file: file.write(png.tobytes()))

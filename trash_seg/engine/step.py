@@ -4,6 +4,7 @@ No host ever reads a value of the device in a step: losses and counts stay there
 """
 
 import logging
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
@@ -82,7 +83,7 @@ class Step:
         self.model = self.forward.place_model(model)
         self.criterion = criterion
         self.gradient_clip = training.gradient_clip
-        self.optimizer = build_optimizer(config.optimizer, model)
+        self.optimizer = build_optimizer(config.optimizer, model.parameters())
         num_steps = training.epochs * steps_per_epoch
         factor = partial(lr_factor, config.scheduler, steps_per_epoch=steps_per_epoch, num_steps=num_steps)
         self.scheduler = LambdaLR(self.optimizer, factor)
@@ -169,8 +170,8 @@ def count_confusion(truth: Tensor, prediction: Tensor, *, num_classes: int) -> T
     return counts.scatter_add_(0, cell, torch.ones_like(cell)).view(-1, num_classes, num_classes)
 
 
-def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """`torch.optim.<name>` over all weights.
+def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """`torch.optim.<name>` over the weights.
 
     Raises:
         ConfigError: torch has no such optimizer, or it refuses an option.
@@ -180,7 +181,7 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
         raise ConfigError(f"optimizer.name={config.name}: torch.optim has no such optimizer")
     try:
         return optimizer(
-            model.parameters(),
+            parameters,
             lr=config.lr,
             weight_decay=config.weight_decay,
             **config.options,  # type: ignore[call-arg]

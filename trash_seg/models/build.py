@@ -39,6 +39,8 @@ def _create(config: Config) -> smp.base.SegmentationModel:
     if not known_encoder:
         registry = "timm" if encoder.startswith("tu-") else "SMP"
         raise ConfigError(f"encoder.name={encoder}: {registry} has no such encoder (timm's begin with tu-)")
+    if decoder.name.lower() not in smp.MODEL_ARCHITECTURES_MAPPING:
+        raise ConfigError(f"decoder.name={decoder.name}: SMP has {', '.join(smp.MODEL_ARCHITECTURES_MAPPING)}")
     if decoder.options and not encoder.startswith("tu-"):  # SMP hands what it does not know to timm, or drops it
         known = inspect.signature(getattr(smp, decoder.name)).parameters
         for option in decoder.options.keys() - known.keys():
@@ -47,6 +49,8 @@ def _create(config: Config) -> smp.base.SegmentationModel:
         return smp.create_model(
             decoder.name, encoder, encoder_weights=None, classes=len(config.data.classes), **decoder.options
         )
+    except MemoryError:
+        raise
     except Exception as error:  # SMP and timm refuse pairs with every kind of exception
         if decoder.options:
             raise ConfigError(
