@@ -37,7 +37,9 @@ def odd_images(folder: Path) -> dict[str, tuple[int, int]]:
     return {**sizes, **dict.fromkeys(("grey.png", "palette.gif", "alpha.webp", "cmyk.jpg", "deep.png"), small)}
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize(
+    "decoder", [name if name in ("FPN", "Unet") else pytest.param(name, marks=pytest.mark.slow) for name in DECODERS]
+)
 def test_every_decoder_predicts_odd_images_one_at_a_time(decoder: str, tmp_path: Path, predict: Predict) -> None:
     settings = SETTINGS.get(decoder, ("encoder=mobilenet_v2",))
     run = make_run(tmp_path / "runs", *settings, f"decoder={decoder}")

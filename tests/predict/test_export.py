@@ -83,6 +83,7 @@ def test_a_torch_program_is_the_run_and_loads_without_this_package(larger_run, i
         torch.testing.assert_close(program.module()(pixels(3, 3, 64, 96)), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_pair_of_one_size_is_exported_at_that_size(toy_run: Path, images: Path, tmp_path: Path, capsys) -> None:
     """At 32 px the smallest map of this pair is one pixel, which a tracer takes for a constant."""
     path = tmp_path / "model.pt2"

@@ -33,7 +33,8 @@ def test_no_more_than_two_batches_of_images_are_read_ahead(toy_run: Path, tmp_pa
     reader = Reader(ensemble.sizes, None, 0.0, keep_image=True)
     batch_size, predicted, failed = 4, [], []
     for done, result in enumerate(stream(items(), ensemble, reader=reader, batch_size=batch_size, probabilities=False)):
-        assert taken[0] <= done + 4 * batch_size + 1  # two batches read ahead, one in the queue, one just predicted
+        # Two batches read ahead, one in the queue, two running, one just predicted.
+        assert taken[0] <= done + 6 * batch_size + 1
         if isinstance(result, Failure):
             failed.append(int(result.item.name))
         else:

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -69,6 +70,9 @@ def write_outputs(options: Options, inputs: Inputs, ensemble: Ensemble, truth: T
     """
     started, tally = time.perf_counter(), Tally()
     batch_size = options.batch_size or ensemble.members[0].run.config.training.batch_size
+    on_cpu = ensemble.members[0].forward.device.type == "cpu"
+    # With the truth, batches run one after the other on all threads, as in validation, to the same last bit.
+    num_streams = min(4, torch.get_num_threads()) if on_cpu and truth is None else 1
     reader = Reader(ensemble.sizes, options.window, options.overlap, keep_image=options.overlays is not None)
     try:
         with ExitStack() as stack:
@@ -77,6 +81,7 @@ def write_outputs(options: Options, inputs: Inputs, ensemble: Ensemble, truth: T
             predictions = stream(
                 inputs.items, ensemble, reader=reader, batch_size=batch_size,
                 probabilities=any(output.needs_probabilities for output in outputs), num_threads=num_helpers(),
+                num_streams=num_streams,
             )  # fmt: skip
             consume(predictions, outputs, num_items=len(inputs.items), tally=tally, console=console)
             if tally.failures:
