@@ -106,7 +106,13 @@ def test_config_and_rundir_import_no_torch() -> None:
 
 
 def test_help_imports_no_torch() -> None:
-    code = "import sys; sys.argv = ['train', '--help']; from trash_seg.train import main; main(); print('torch' in sys.modules)"
+    code = """
+import atexit, sys
+atexit.register(lambda: print("torch" in sys.modules))
+sys.argv = ["train", "--help"]
+from trash_seg.train import main
+main()
+"""
     completed = subprocess.run([sys.executable, "-c", code], env=command_environment(), text=True, capture_output=True)
     assert "== Configuration groups ==" in completed.stdout, completed.stderr
     assert completed.stdout.splitlines()[-1] == "False"

@@ -331,23 +331,26 @@ def test_a_folder_that_cannot_hold_runs_is_named(train: Train, tmp_path: Path) -
 def test_a_lost_lock_ends_the_run_without_another_write(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lock's file is replaced as a process on another machine would that took this one for dead."""
+    """After the first epoch somebody takes the lock, as a process elsewhere would that took this one for dead."""
     monkeypatch.setattr("trash_seg.job.LEASE_SECONDS", 0.6)
-    process = start(tmp_path, *TINY[:3], "runtime.checkpoint_seconds=1e-9", "training.epochs=50")
-    wait_for_checkpoints(process, tmp_path, 1)
-    process.kill()
-    process.communicate()
-    files = RunDir(only_run(tmp_path))
-    files.lock_path.unlink(missing_ok=True)
+    code = "import sys; from filelock import SoftFileLease; lock = SoftFileLease(sys.argv[1], lease_duration=0.6); "
+    code += "lock.acquire(); print('held', flush=True); sys.stdin.read()"
+    thieves = []
 
-    def take_over(self: object, *_: object, **__: object) -> None:
-        files.lock_path.write_text("taken")
+    def steal(*_: object, **__: object) -> None:
+        lock_path = RunDir(only_run(tmp_path)).lock_path
+        if not thieves:
+            lock_path.unlink()
+            command = [sys.executable, "-c", code, str(lock_path)]
+            thieves.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            assert thieves[0].stdout.readline() == "held\n"
 
-    monkeypatch.setattr("trash_seg.attempt.Attempt.note_epoch", take_over)
-    completed = train(*TINY[:3], "runtime.checkpoint_seconds=1e-9", "training.epochs=50")
+    monkeypatch.setattr("trash_seg.attempt.Attempt.note_epoch", steal)
+    completed = train(*TINY, "training.epochs=30")
+    thieves[0].communicate()
     assert completed.code == 75
     assert "another process has taken this directory; nothing more was written" in completed.output
-    assert files.read_status()["state"] == "running"
+    assert RunDir(only_run(tmp_path)).read_status()["state"] == "running"
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(finished_run: Path, tmp_path: Path) -> None:

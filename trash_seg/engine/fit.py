@@ -79,6 +79,7 @@ class Fit:
                 counts, val_loss, val_seconds = self.validate()
                 self.record(counts, train_loss=train_loss, val_loss=val_loss, val_seconds=val_seconds)
                 self.save()
+                self.say()
                 self.on_epoch(position)
         return position
 
@@ -143,10 +144,14 @@ class Fit:
             weights = {name: tensor.cpu().clone() for name, tensor in self.step.evaluated.state_dict().items()}
             position.best = {**position.last, "counts": counts, "weights": weights}
         position.history.append(self._history_row(scores, train_loss, val_loss, val_seconds))
+
+    def say(self) -> None:
+        """Logs the epoch, now that it is saved."""
+        row = self.position.history[-1]
         log.info(
             "epoch %d/%d  train loss %.4f  val loss %.4f  mIoU %.4f  %.1f s",
-            position.epoch, self.config.training.epochs, train_loss, val_loss, scores.miou,
-            position.train_seconds + val_seconds,
+            self.position.epoch, self.config.training.epochs, row["train_loss"], row["val_loss"], row["miou"],
+            (row["train_seconds"] or 0) + (row["val_seconds"] or 0),
         )  # fmt: skip
 
     def save(self) -> None:
