@@ -5,7 +5,7 @@
 DATA holds images. Both decode the same files and write index masks at the image's own size as PNG (ours enlarges
 probabilities, the loop labels, which costs less). The networks have the weights they begin with: that takes the same
 time. Ours and the loop take turns, so that what else the machine does meets both; medians are compared, and the medians
-of the ratios of neighbours.
+of the ratios to the faster of the loop's two ways in the same round: on all threads, and on one.
 """
 
 import argparse
@@ -73,21 +73,26 @@ def make_run(pair: str, *, size: int) -> TrainedRun:
 def measure(pair: str, inputs: Inputs, *, size: int, rounds: int, device: torch.device) -> dict[str, list[float]]:
     """Images/s of each way, round by round; the first round warms up."""
     ways: dict[str, Callable[[Path], None]] = {
-        "plain loop": lambda f: plain_loop(plain, inputs, f, size=size, device=device),
-        "ours, fp32": lambda f: ours(make_run(pair, size=size), inputs, f, precision="fp32", device=device),
-        "ours, bf16": lambda f: ours(make_run(pair, size=size), inputs, f, precision="bf16", device=device),
+        "loop": lambda f: plain_loop(plain, inputs, f, size=size, device=device),
+        "loop, 1 thread": lambda f: plain_loop(plain, inputs, f, size=size, device=device),
+        "ours, fp32": lambda f: ours(run, inputs, f, precision="fp32", device=device),
+        "ours, bf16": lambda f: ours(run, inputs, f, precision="bf16", device=device),
     }
-    plain = make_run(pair, size=size).model.to(device)
+    # Networks are made before: neither way's time holds it.
+    plain, run = make_run(pair, size=size).model.to(device), make_run(pair, size=size)
     rates: dict[str, list[float]] = {name: [] for name in ways}
+    threads = torch.get_num_threads()
     for number in range(rounds + 1):
         for name, way in ways.items():
             with tempfile.TemporaryDirectory() as folder:
+                torch.set_num_threads(1 if name == "loop, 1 thread" else threads)
                 started = time.perf_counter()
                 way(Path(folder))
                 rate = len(inputs.items) / (time.perf_counter() - started)
+                torch.set_num_threads(threads)
             if number:
                 rates[name].append(rate)
-                print(f"{pair:36} round {number}  {name:12} {rate:7.2f} images/s", flush=True)
+                print(f"{pair:36} round {number}  {name:14} {rate:7.2f} images/s", flush=True)
     return rates
 
 
@@ -108,16 +113,17 @@ def main() -> int:
     results = {}
     for pair in pairs:
         rates = measure(pair, inputs, size=given.size, rounds=given.rounds, device=device)
+        # On busy machines one thread can beat several: the loop is granted what suits it best in each round.
+        loop = [max(pair) for pair in zip(rates["loop"], rates["loop, 1 thread"], strict=True)]
         ratios = {
-            name: statistics.median(a / b for a, b in zip(values, rates["plain loop"], strict=True))
-            for name, values in rates.items()
+            name: statistics.median(a / b for a, b in zip(values, loop, strict=True)) for name, values in rates.items()
         }
         results[pair] = {"images_per_second": rates, "ratio": ratios}
     for pair, result in results.items():
         for name, values in result["images_per_second"].items():
             median, low, high = statistics.median(values), min(values), max(values)
             print(
-                f"{pair:36} {name:12} {median:7.2f} images/s ({low:.2f} to {high:.2f})  × {result['ratio'][name]:.2f}"
+                f"{pair:36} {name:14} {median:7.2f} images/s ({low:.2f} to {high:.2f})  × {result['ratio'][name]:.2f}"
             )
     about = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
