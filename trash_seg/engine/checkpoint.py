@@ -68,7 +68,7 @@ def load(run_dir: RunDir, *, step: Step) -> dict[str, Any] | None:
         ):
             log.warning("%s is damaged: its checksum differs", path)
             continue
-        state = torch.load(io.BytesIO(archive), map_location=step.device, weights_only=True)
+        state = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
         _restore(step, state)
         log.info("checkpoint: %s", path)
         return state["progress"]  # type: ignore[no-any-return]

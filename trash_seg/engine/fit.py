@@ -88,6 +88,7 @@ class Fit:
         saved = checkpoint.load(self.run_dir, step=self.step)
         if saved is not None:
             self.position = Position(**saved)
+            self.position.losses = self.position.losses.to(self.step.device)
             log.info("continuing after epoch %d, step %d", self.position.epoch, self.position.step)
             # A kill may have come between the checkpoint and the files that follow from it.
             self.write_results()
