@@ -39,6 +39,9 @@ class Dataset:
         return self.count_pixels()
 
 
+WAY_OUT = "Mend that, or give another data.root; `python -m trash_seg.check` with the same data settings shows all"
+
+
 def open_dataset(config: DataConfig, *, image_size: int, runtime: RuntimeConfig) -> Dataset:
     """Reads and checks the dataset.
 
@@ -50,6 +53,13 @@ def open_dataset(config: DataConfig, *, image_size: int, runtime: RuntimeConfig)
     Raises:
         DataError: It cannot be trained on; the message names the files and what is wrong with them.
     """
+    try:
+        return _open(config, image_size=image_size, runtime=runtime)
+    except DataError as error:
+        raise DataError(f"{error}\n{WAY_OUT}") from error
+
+
+def _open(config: DataConfig, *, image_size: int, runtime: RuntimeConfig) -> Dataset:
     cache_dir = Path(runtime.cache_dir).expanduser()
     try:
         source = read_source(config, cache_dir=cache_dir)

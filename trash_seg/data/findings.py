@@ -109,9 +109,6 @@ def raise_errors(findings: Iterable[Finding]) -> None:
     lines = [finding.message for finding in errors[:NUM_SHOWN]]
     if len(errors) > NUM_SHOWN:
         lines.append(f"… and {len(errors) - NUM_SHOWN} errors more")
-    lines.append(
-        "Mend them, or point data.root elsewhere; `python -m trash_seg.check` with the same data settings shows all"
-    )
     raise DataError("\n".join(lines))
 
 
