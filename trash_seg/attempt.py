@@ -105,7 +105,8 @@ class Attempt:
         except LockLostError:
             raise
         except UserError as error:
-            return self.end("failed", str(error), error=str(error))
+            message = f"{error}\n{error.hint}" if error.hint else str(error)
+            return self.end("failed", message, error=str(error), hint=error.hint)
         except Exception as error:
             return self.fail(error)
         return self.end("done", f"done: {describe_result(self.status['best'], self.files)}")

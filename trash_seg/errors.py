@@ -4,6 +4,9 @@
 class UserError(Exception):
     """An input that cannot be used. The message names the key or file, its value, and the way out."""
 
+    hint: str | None = None
+    """The way out, where the message leaves it to the caller."""
+
 
 class ConfigError(UserError):
     """A setting has a value outside its range, or two settings contradict each other."""

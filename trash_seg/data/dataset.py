@@ -56,7 +56,8 @@ def open_dataset(config: DataConfig, *, image_size: int, runtime: RuntimeConfig)
     try:
         return _open(config, image_size=image_size, runtime=runtime)
     except DataError as error:
-        raise DataError(f"{error}\n{WAY_OUT}") from error
+        error.hint = WAY_OUT
+        raise
 
 
 def _open(config: DataConfig, *, image_size: int, runtime: RuntimeConfig) -> Dataset:
