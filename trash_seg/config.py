@@ -247,7 +247,7 @@ class RuntimeConfig:
     weights_dir: str | None
     """Folder filled by `python -m trash_seg.weights fetch`; null asks the hub and its cache."""
     step: str
-    """How a step runs: auto or eager."""
+    """How a step runs: eager, graph (captured as one CUDA graph), or auto: graph on CUDA where that is possible."""
     checkpoint_seconds: float
     """Within an epoch, save after so many seconds, > 0. After each epoch there is a checkpoint anyway."""
     progress: bool
@@ -257,7 +257,7 @@ class RuntimeConfig:
 
     def __post_init__(self) -> None:
         _one_of("runtime.device", self.device, ("auto", "cpu", "cuda"))
-        _one_of("runtime.step", self.step, ("auto", "eager"))
+        _one_of("runtime.step", self.step, ("auto", "eager", "graph"))
         threads, workers = self.num_threads, self.num_workers
         _check(threads is None or threads >= 1, "runtime.num_threads", threads, "must be >= 1, or null")
         _check(workers is None or workers >= 0, "runtime.num_workers", workers, "must be >= 0, or null")

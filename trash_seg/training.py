@@ -1,6 +1,8 @@
 """Puts a training together: device, network, data, loop, pictures. What is cheap to find wrong comes first."""
 
 import copy
+import logging
+import os
 import resource
 from typing import Any, Protocol
 
@@ -9,17 +11,23 @@ import torch
 from trash_seg.config import Config
 from trash_seg.data.cache import num_cores
 from trash_seg.data.dataset import Dataset, open_dataset
+from trash_seg.data.device import DeviceLoader, num_bytes, runs_on_device
 from trash_seg.data.loader import Loader
 from trash_seg.engine.events import EventWriter
 from trash_seg.engine.fit import Fit, Position
 from trash_seg.engine.loss import build_loss
 from trash_seg.engine.samples import write_samples
-from trash_seg.engine.step import Step, build_optimizer, check_precision, choose_device
+from trash_seg.engine.step import Step, build_optimizer, captures, check_precision, choose_device
 from trash_seg.errors import ConfigError
 from trash_seg.models.build import build_model
 from trash_seg.models.pairs import count_flops, count_parameters
 from trash_seg.rundir import RunDir
 from trash_seg.stop import StopRequest
+
+DEVICE_SHARE = 0.5
+"""Of the device's free memory that samples may take; the rest is the network's."""
+
+log = logging.getLogger(__name__)
 
 
 class Notes(Protocol):
@@ -50,10 +58,11 @@ def train(config: Config, files: RunDir, *, stop: StopRequest, notes: Notes, num
     """
     device = choose_device(config.runtime.device)
     check_precision(config.training.precision, device)
-    build_optimizer(config.optimizer, [torch.nn.Parameter(torch.zeros(1))])  # a wrong option is found before the data
+    weight = torch.nn.Parameter(torch.zeros(1, device=device))
+    capture = captures(config, build_optimizer(config.optimizer, [weight], device=device), device)
     events = EventWriter(files.tensorboard_dir) if config.runtime.tensorboard else None
     torch.set_num_threads(num_threads or torch.get_num_threads())
-    torch.use_deterministic_algorithms(config.training.deterministic)
+    make_deterministic(config.training.deterministic)
     torch.manual_seed(config.seed)
     model = build_model(config)
     device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -71,10 +80,17 @@ def train(config: Config, files: RunDir, *, stop: StopRequest, notes: Notes, num
         num_val=len(dataset.val.names),
         warnings=dataset.warnings,
     )
-    train_loader, val_loader = _build_loaders(config, dataset, device)
+    train_loader, val_loader = build_loaders(config, dataset, device)
     needs_pixels = config.loss.class_weights == "balanced"
-    criterion = build_loss(config.loss, pixels=dataset.pixels if needs_pixels else None, device=device)
-    step = Step(model, config=config, criterion=criterion, steps_per_epoch=train_loader.num_batches, device=device)
+    criterion = build_loss(
+        config.loss, pixels=dataset.pixels if needs_pixels else None, device=device,
+        deterministic=config.training.deterministic,
+    )  # fmt: skip
+    step = Step(
+        model, config=config, criterion=criterion, steps_per_epoch=train_loader.num_batches, device=device,
+        train_samples=train_loader.samples, val_samples=val_loader.samples,
+        capture=capture,
+    )  # fmt: skip
 
     def record(position: Position) -> None:
         assert position.best is not None and position.last is not None
@@ -93,23 +109,44 @@ def train(config: Config, files: RunDir, *, stop: StopRequest, notes: Notes, num
     files.previous_path.unlink(missing_ok=True)  # three times the network's size, and of no more use
 
 
-def _build_loaders(config: Config, dataset: Dataset, device: torch.device) -> tuple[Loader, Loader]:
+def make_deterministic(asked: bool) -> None:
+    """Bit-equal reruns on CUDA: torch refuses what has no fixed order of sums."""
+    if asked:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.use_deterministic_algorithms(asked)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a guard for debugging, which costs a pass each
+
+
+def build_loaders(config: Config, dataset: Dataset, device: torch.device) -> tuple[Loader, Loader]:
+    """Of the training and the validation split; on CUDA they deal from the device's memory where the splits fit.
+
+    Raises:
+        ConfigError: The training split does not fill a batch.
+    """
     batch_size = config.training.batch_size
+    if len(dataset.train.names) < batch_size:
+        raise ConfigError(f"training.batch_size={batch_size}: {len(dataset.train.names)} training images fill no batch")
+    training: dict[str, Any] = {"seed": config.seed, "augmentation": config.augmentation}
+    training |= {"shuffle": True, "drop_last": True}
     num_workers = config.runtime.num_workers
     if num_workers is None:
         num_workers = 0 if device.type == "cpu" else min(8, num_cores() - 1)
-    train = Loader(
-        dataset.train,
-        batch_size=batch_size,
-        seed=config.seed,
-        augmentation=config.augmentation,
-        shuffle=True,
-        drop_last=True,
-        num_workers=num_workers,
-    )
-    if train.num_batches == 0:
-        raise ConfigError(f"training.batch_size={batch_size}: {len(dataset.train.names)} training images fill no batch")
-    return train, Loader(dataset.val, batch_size=batch_size, num_workers=num_workers)
+    host: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers}
+    if device.type == "cpu":
+        return Loader(dataset.train, **training, **host), Loader(dataset.val, **host)
+    needed, free = num_bytes(dataset.train, dataset.val), torch.cuda.mem_get_info(device)[0]
+    there: dict[str, Any] = {**host, "device": device, "resident": needed < DEVICE_SHARE * free}
+    if not there["resident"]:
+        log.info(
+            "the samples take %.1f of %.1f GB free on the device: %d workers bring them",
+            needed / 1e9,
+            free / 1e9,
+            num_workers,
+        )
+    if not runs_on_device(config.augmentation):
+        log.info("augmentation=%s: made by %d workers on the CPU", config.augmentation.name, num_workers)
+        return Loader(dataset.train, **training, **host), DeviceLoader(dataset.val, **there)
+    return DeviceLoader(dataset.train, **training, **there), DeviceLoader(dataset.val, **there)
 
 
 def _peak_memory(device: torch.device) -> int:

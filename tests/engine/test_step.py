@@ -1,10 +1,13 @@
+import platform
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from trash_seg.compose import compose_config
 from trash_seg.engine.loss import build_loss
-from trash_seg.engine.step import Step, build_optimizer, check_precision, choose_device
+from trash_seg.engine.step import Step, build_optimizer, check_precision, choose_device, has_bf16
 from trash_seg.errors import ConfigError
 from trash_seg.models.build import build_model
 
@@ -15,7 +18,7 @@ PIXELS = np.array([100, 50, 0, *[10] * 9])
 def make_step(*overrides: str) -> Step:
     config = compose_config(["training.image_size=32", *overrides])
     torch.manual_seed(0)
-    criterion = build_loss(config.loss, pixels=PIXELS, device=CPU)
+    criterion = build_loss(config.loss, pixels=PIXELS, device=CPU, deterministic=config.training.deterministic)
     return Step(build_model(config), config=config, criterion=criterion, steps_per_epoch=4, device=CPU)
 
 
@@ -73,7 +76,7 @@ def test_the_moving_average_is_what_validates() -> None:
 
 def test_balanced_weights_make_the_mean_weight_of_a_pixel_one() -> None:
     config = compose_config(["loss.class_weights=balanced"])
-    criterion = build_loss(config.loss, pixels=PIXELS, device=CPU)
+    criterion = build_loss(config.loss, pixels=PIXELS, device=CPU, deterministic=config.training.deterministic)
     weights = criterion.keywords["weights"].numpy()
     assert weights[2] == 0  # no pixel of that class
     assert (weights * PIXELS).sum() / PIXELS.sum() == pytest.approx(1)
@@ -84,8 +87,8 @@ def test_the_learning_rate_recorded_is_that_of_the_last_step() -> None:
     step = make_step("scheduler=cosine", "training.epochs=1")
     seen = []
     for _ in range(4):
-        seen.append(step.optimizer.param_groups[0]["lr"])
         step.train(*batch())
+        seen.append(step.optimizer.param_groups[0]["lr"])
         assert step.lr == pytest.approx(seen[-1])
     assert seen == sorted(seen, reverse=True)
 
@@ -98,18 +101,30 @@ def test_what_a_machine_cannot_do_names_the_key() -> None:
             choose_device("cuda")
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="reads the flags of an x86 processor")
+def test_bf16_is_for_processors_that_have_it() -> None:
+    """Not for those on which oneDNN emulates it."""
+    flags = Path("/proc/cpuinfo").read_text()
+    assert has_bf16() == ("avx512_bf16" in flags or "amx_bf16" in flags)
+    if has_bf16():
+        check_precision("bf16", CPU)
+    else:
+        with pytest.raises(ConfigError, match=r"training\.precision=bf16: this processor has no bf16"):
+            check_precision("bf16", CPU)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [("optimizer.name=Adamm", "no such optimizer"), ("+optimizer.options.momentum=0.9", "Adam refuses them")],
 )
 def test_an_optimizer_that_torch_refuses_names_the_key(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        build_optimizer(compose_config([override]).optimizer, torch.nn.Linear(1, 1).parameters())
+        build_optimizer(compose_config([override]).optimizer, torch.nn.Linear(1, 1).parameters(), device=CPU)
 
 
 def test_a_batch_in_which_every_pixel_has_weight_0_costs_nothing() -> None:
     config = compose_config(["loss.class_weights=balanced"])
-    criterion = build_loss(config.loss, pixels=PIXELS, device=CPU)
+    criterion = build_loss(config.loss, pixels=PIXELS, device=CPU, deterministic=config.training.deterministic)
     logits = torch.zeros(1, 12, 2, 2, requires_grad=True)
     loss = criterion(logits, torch.full((1, 2, 2), 2))  # PIXELS has none of class 2
     loss.backward()

@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from trash_seg.config import AugmentationConfig
-from trash_seg.data.augment import augment
+from trash_seg.data.augment import Draws, augment, draw
 
 Pixels = npt.NDArray[np.uint8]
+Batch = tuple[Tensor, ...]
+"""What a loader hands to a step, which has the loader's `samples` make images and masks of it."""
 
 
 class Rows(Protocol):
@@ -70,7 +72,19 @@ class Loader:
         indices = np.arange(len(self.split.names))
         return np.random.default_rng((self.seed, epoch)).permutation(indices) if self.shuffle else indices
 
-    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def draws(self, epoch: int) -> Draws | None:
+        """The augmentation of each sample of the split in an epoch; None for none."""
+        if self.augmentation is None:
+            return None
+        # A generator of its own: the order must not depend on how many numbers the augmentation takes.
+        rng = np.random.default_rng((self.seed, epoch, 1))
+        return draw(self.augmentation, num_samples=len(self.split.names), rng=rng)
+
+    def samples(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and masks of a batch: what it holds already."""
+        return images, masks
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch.
 
         Args:
@@ -88,28 +102,25 @@ class Loader:
             own = torch.Generator()
             yield from DataLoader(batches, batch_size=None, num_workers=self.num_workers, generator=own)
 
-    def sample(self, index: int, epoch: int) -> tuple[Pixels, Pixels]:
-        """Image (S, S, 3) and mask (S, S) of one sample as an epoch sees it."""
-        image, mask = self.split.images[index], self.split.masks[index]
-        if self.augmentation is None:
-            return image, mask
-        rng = np.random.default_rng((self.seed, epoch, index))
-        return augment(image, mask, config=self.augmentation, rng=rng)
 
-
-class _Batches(Dataset[tuple[Tensor, Tensor]]):
+class _Batches(Dataset[Batch]):
     """The rest of an epoch, batch by batch: what a worker process is given."""
 
     def __init__(self, loader: Loader, epoch: int, start: int) -> None:
-        self.loader, self.epoch_index, self.start = loader, epoch, start
-        self.order = loader.order(epoch)
+        self.loader, self.start = loader, start
+        self.order, self.draws = loader.order(epoch), loader.draws(epoch)
 
     def __len__(self) -> int:
         return max(self.loader.num_batches - self.start, 0)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        loader, first = self.loader, (self.start + position) * self.loader.batch_size
-        samples = [loader.sample(int(i), self.epoch_index) for i in self.order[first : first + loader.batch_size]]
+    def __getitem__(self, position: int) -> Batch:
+        first = (self.start + position) * self.loader.batch_size
+        samples = [self._sample(int(i)) for i in self.order[first : first + self.loader.batch_size]]
         images = torch.from_numpy(np.stack([image for image, _ in samples]))
         masks = torch.from_numpy(np.stack([mask for _, mask in samples]))
         return images.permute(0, 3, 1, 2), masks
+
+    def _sample(self, index: int) -> tuple[Pixels, Pixels]:
+        """Image (S, S, 3) and mask (S, S)."""
+        image, mask = self.loader.split.images[index], self.loader.split.masks[index]
+        return (image, mask) if self.draws is None else augment(image, mask, draws=self.draws, row=index)

@@ -32,7 +32,7 @@ def save(run_dir: RunDir, *, step: Step, progress: dict[str, Any]) -> None:
         "model": step.model.state_dict(),
         "ema": None if step.ema is None else step.ema.state_dict(),
         "optimizer": step.optimizer.state_dict(),
-        "scheduler": step.scheduler.state_dict(),
+        "num_steps": step.num_done,
         "scaler": step.scaler.state_dict(),
         "rng": torch.get_rng_state(),
         "rng_cuda": torch.cuda.get_rng_state(step.device) if step.device.type == "cuda" else None,
@@ -82,7 +82,10 @@ def _restore(step: Step, state: dict[str, Any]) -> None:
     if step.ema is not None:
         step.ema.load_state_dict(state["ema"])
     step.optimizer.load_state_dict(state["optimizer"])
-    step.scheduler.load_state_dict(state["scheduler"])
+    for group in step.optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):  # where the optimizer's own state lies
+            group["lr"] = group["lr"].to(step.device)
+    step.num_done = state["num_steps"]
     step.scaler.load_state_dict(state["scaler"])
     torch.set_rng_state(state["rng"].cpu())
     if state["rng_cuda"] is not None:

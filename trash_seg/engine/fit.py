@@ -104,8 +104,8 @@ class Fit:
             torch.manual_seed(_epoch_seed(self.config.seed, epoch))  # for dropout: counted, not streamed
         self.step.model.train()
         started = time.perf_counter()
-        for images, masks in self.train_loader.epoch(epoch, start=position.step):
-            position.losses[position.step] = self.step.train(images, masks)
+        for batch in self.train_loader.epoch(epoch, start=position.step):
+            position.losses[position.step] = self.step.train(*batch)
             position.step += 1
             self.progress.advance(epoch + 1, "training")
             if self._save_is_due():
@@ -122,11 +122,11 @@ class Fit:
         started = time.perf_counter()
         self.step.evaluated.eval()
         losses, counts = [], []
-        for images, masks in self.val_loader.epoch(0):
+        for batch in self.val_loader.epoch(0):
             if self.stop.reason is not None:
                 self.save_within_epoch()
-            loss, batch_counts = self.step.validate(images, masks)
-            losses.append(loss * len(images))
+            loss, batch_counts = self.step.validate(*batch)
+            losses.append(loss * len(batch_counts))
             counts.append(batch_counts)
             self.progress.advance(self.position.epoch + 1, "validating")
         host_counts = torch.cat(counts).cpu()

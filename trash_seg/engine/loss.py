@@ -15,16 +15,21 @@ from trash_seg.config import LossConfig
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
-def build_loss(config: LossConfig, *, pixels: npt.NDArray[np.int64] | None, device: torch.device) -> Criterion:
+def build_loss(
+    config: LossConfig, *, pixels: npt.NDArray[np.int64] | None, device: torch.device, deterministic: bool = False
+) -> Criterion:
     """The loss of logits (N, C, H, W) float32 against masks (N, H, W) int64, as a scalar.
 
     Args:
         config: Which loss.
         pixels: (C,) training pixels of each class; only `class_weights=balanced` needs them.
         device: Where logits and masks lie.
+        deterministic: Sum in a fixed order on CUDA too.
     """
     weights = _class_weights(config, pixels=pixels, device=device)
-    cross_entropy = partial(_cross_entropy, weights=weights, label_smoothing=config.label_smoothing)
+    cross_entropy = partial(
+        _cross_entropy, weights=weights, label_smoothing=config.label_smoothing, deterministic=deterministic
+    )
     match config.name:
         case "cross_entropy":
             return cross_entropy
@@ -39,8 +44,12 @@ def build_loss(config: LossConfig, *, pixels: npt.NDArray[np.int64] | None, devi
             return lambda logits, masks: (1 - weight) * cross_entropy(logits, masks) + weight * dice(logits, masks)
 
 
-def _cross_entropy(logits: Tensor, masks: Tensor, *, weights: Tensor | None, label_smoothing: float) -> Tensor:
+def _cross_entropy(
+    logits: Tensor, masks: Tensor, *, weights: Tensor | None, label_smoothing: float, deterministic: bool
+) -> Tensor:
     """`F.cross_entropy`, but 0 instead of NaN for a batch in which every pixel has weight 0."""
+    if weights is None and deterministic:  # on CUDA torch adds the losses of the pixels by atomics
+        return F.cross_entropy(logits, masks, reduction="none", label_smoothing=label_smoothing).mean()
     if weights is None:
         return F.cross_entropy(logits, masks, label_smoothing=label_smoothing)
     losses = F.cross_entropy(logits, masks, weight=weights, reduction="none", label_smoothing=label_smoothing)

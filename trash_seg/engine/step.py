@@ -1,19 +1,24 @@
-"""One training step and one validation step: placement, normalisation, precision, loss, optimizer, counts.
+"""One training step and one validation step: samples, normalisation, precision, loss, optimizer, counts.
 
-No host ever reads a value of the device in a step: losses and counts stay there until the epoch ends.
+On CUDA each is one captured graph where that is possible (`runtime.step`). No host ever reads a value of the device in
+a step: losses and counts stay there until the epoch ends.
 """
 
+import inspect
 import logging
-from collections.abc import Iterable
+import platform
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trash_seg.config import Config, OptimizerConfig, TrainingConfig
+from trash_seg.engine.capture import Captured, find_obstacle
+from trash_seg.engine.exact import ExactResampling
 from trash_seg.engine.loss import Criterion
 from trash_seg.engine.schedule import lr_factor
 from trash_seg.errors import ConfigError
@@ -21,22 +26,25 @@ from trash_seg.errors import ConfigError
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of RGB in [0, 1]; every SMP encoder's imagenet weights expect them."""
 
+Samples = Callable[..., tuple[Tensor, Tensor]]
+"""Makes images (N, 3, H, W) and masks (N, H, W) of what a loader hands over; see `Loader.samples`."""
+
 log = logging.getLogger(__name__)
 
 
 class Normalize(nn.Module):
-    """Images (N, 3, H, W) uint8 RGB → float32, ImageNet mean and deviation."""
+    """Images (N, 3, H, W) RGB in [0, 255] → float32, ImageNet mean and deviation; bit for bit as `A.Normalize` does."""
 
     mean: Tensor
-    std: Tensor
+    scale: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
-        self.register_buffer("std", 255 * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+        self.register_buffer("scale", 1 / (255 * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)))
 
     def forward(self, images: Tensor) -> Tensor:  # noqa: D102 - the class says it
-        return (images.float() - self.mean) / self.std
+        return (images.float() - self.mean) * self.scale
 
 
 class Forward:
@@ -47,21 +55,27 @@ class Forward:
         self.memory_format = torch.channels_last if training.channels_last else torch.contiguous_format
         self.normalize = Normalize().to(device)
         self.autocast = partial(_autocast, training, device)
+        self.deterministic = training.deterministic
 
     def place_model(self, model: nn.Module) -> nn.Module:
         """Moves the weights to the device, in the run's memory order."""
         return model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]
 
     def place(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) uint8 RGB on any device → float32, normalised, on the device."""
+        """(N, 3, H, W) RGB in [0, 255] on any device → float32, normalised, on the device."""
         placed: Tensor = self.normalize(images.to(self.device, non_blocking=True))
         return placed.contiguous(memory_format=self.memory_format)
 
     def logits(self, model: nn.Module, placed: Tensor) -> Tensor:
         """(N, C, H, W) float32, of images that `place` has placed."""
-        with self.autocast():
+        with self.autocast(), ExactResampling() if self.deterministic else nullcontext():
             logits: Tensor = model(placed)
         return logits.float()
+
+
+def as_given(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """The `Samples` of a batch that holds images and masks."""
+    return images, masks
 
 
 class Step:
@@ -75,6 +89,9 @@ class Step:
         criterion: Criterion,
         steps_per_epoch: int,
         device: torch.device,
+        train_samples: Samples = as_given,
+        val_samples: Samples = as_given,
+        capture: bool = False,
     ) -> None:
         training = config.training
         self.device = device
@@ -83,15 +100,23 @@ class Step:
         self.model = self.forward.place_model(model)
         self.criterion = criterion
         self.gradient_clip = training.gradient_clip
-        self.optimizer = build_optimizer(config.optimizer, model.parameters())
+        self.train_samples, self.val_samples = train_samples, val_samples
+        self.optimizer = build_optimizer(config.optimizer, model.parameters(), device=device)
         num_steps = training.epochs * steps_per_epoch
-        factor = partial(lr_factor, config.scheduler, steps_per_epoch=steps_per_epoch, num_steps=num_steps)
-        self.scheduler = LambdaLR(self.optimizer, factor)
+        self.lr_factor = partial(lr_factor, config.scheduler, steps_per_epoch=steps_per_epoch, num_steps=num_steps)
+        self.peak_lr = config.optimizer.lr
+        self.num_done = 0
+        """Training steps so far."""
         self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
         self.ema: AveragedModel | None = None
         if training.ema_decay is not None:
             average = get_ema_multi_avg_fn(training.ema_decay)  # type: ignore[no-untyped-call]
             self.ema = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+        self._train: Callable[..., tuple[Tensor, ...]] = self._train_eagerly
+        self._validate: Callable[..., tuple[Tensor, ...]] = self._validate_eagerly
+        if capture:
+            self._train = Captured(self._train_eagerly, model=self.model, optimizer=self.optimizer)
+            self._validate = Captured(self._validate_eagerly, model=self.evaluated)
 
     @property
     def evaluated(self) -> nn.Module:
@@ -101,53 +126,77 @@ class Step:
     @property
     def lr(self) -> float:
         """The learning rate of the last training step."""
-        return float(self.scheduler.base_lrs[0] * self.scheduler.lr_lambdas[0](self.scheduler.last_epoch - 1))
+        return self.peak_lr * self.lr_factor(max(self.num_done - 1, 0))
 
-    def train(self, images: Tensor, masks: Tensor) -> Tensor:
-        """Forward, loss, backward, update.
+    def train(self, *batch: Tensor) -> Tensor:
+        """Samples, forward, loss, backward, update.
 
         Args:
-            images: (N, 3, H, W) uint8 RGB, on any device.
-            masks: (N, H, W) uint8 class index.
+            batch: As the training loader yields it; by itself, images (N, 3, H, W) uint8 RGB and masks (N, H, W) uint8
+                class index, on any device.
 
         Returns:
             The loss before the update, a scalar float32 on the device.
         """
+        self.num_done += 1
+        set_lr(self.optimizer, self.lr)
+        (loss,) = self._train(*self._placed(batch))
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+        return loss
+
+    def _train_eagerly(self, *batch: Tensor) -> tuple[Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(self.model, *self._place(images, masks))[0]
+        images, masks = self.train_samples(*batch)
+        loss = self._loss(self.model, images, masks)[0]
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self.gradient_clip is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.scheduler.step()
-        if self.ema is not None:
-            self.ema.update_parameters(self.model)
-        return loss.detach()
+        return (loss.detach(),)
 
-    @torch.no_grad()
-    def validate(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss and confusion counts of a batch; the network is in eval mode.
+    def validate(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and confusion counts of a batch of the validation loader; the network is in eval mode.
 
         Returns:
             The loss, a scalar float32; the counts (N, C, C) int64 by [image, truth, prediction]; both on the device.
         """
-        images, masks = self._place(images, masks)
+        loss, counts = self._validate(*self._placed(batch))
+        return loss, counts
+
+    @torch.no_grad()
+    def _validate_eagerly(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
+        images, masks = self.val_samples(*batch)
         loss, logits = self._loss(self.evaluated, images, masks)
-        return loss, count_confusion(masks, logits.argmax(1), num_classes=self.num_classes)
+        return loss, count_confusion(masks.long(), logits.argmax(1), num_classes=self.num_classes)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """Class index of each pixel: (N, 3, H, W) uint8 → (N, H, W) int64 on the device."""
         return self.forward.logits(self.evaluated, self.forward.place(images)).argmax(1)
 
-    def _place(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        return self.forward.place(images), masks.to(self.device, non_blocking=True).long()
+    def _placed(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(tensor.to(self.device, non_blocking=True) for tensor in batch)
 
     def _loss(self, model: nn.Module, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.forward.logits(model, images)
-        return self.criterion(logits, masks), logits
+        logits = self.forward.logits(model, self.forward.place(images))
+        return self.criterion(logits, masks.long()), logits
+
+
+def captures(config: Config, optimizer: torch.optim.Optimizer, device: torch.device) -> bool:
+    """Whether steps are to be captured, as `runtime.step` says; where auto cannot, one line says why.
+
+    Raises:
+        ConfigError: `runtime.step=graph`, but this run cannot be captured.
+    """
+    obstacle = "there is no CUDA device" if device.type != "cuda" else find_obstacle(config, optimizer)
+    if config.runtime.step == "graph" and obstacle is not None:
+        raise ConfigError(f"runtime.step=graph: {obstacle}; runtime.step=auto goes on without")
+    if config.runtime.step == "auto" and obstacle is not None and device.type == "cuda":
+        log.info("step: eager, not one captured graph (%s)", obstacle)
+    return config.runtime.step != "eager" and obstacle is None
 
 
 def count_confusion(truth: Tensor, prediction: Tensor, *, num_classes: int) -> Tensor:
@@ -170,8 +219,10 @@ def count_confusion(truth: Tensor, prediction: Tensor, *, num_classes: int) -> T
     return counts.scatter_add_(0, cell, torch.ones_like(cell)).view(-1, num_classes, num_classes)
 
 
-def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """`torch.optim.<name>` over the weights.
+def build_optimizer(
+    config: OptimizerConfig, parameters: Iterable[nn.Parameter], *, device: torch.device
+) -> torch.optim.Optimizer:
+    """`torch.optim.<name>` over the weights; on CUDA fused, with its state on the device, where it has such a form.
 
     Raises:
         ConfigError: torch has no such optimizer, or it refuses an option.
@@ -179,15 +230,24 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
     optimizer = getattr(torch.optim, config.name, None)
     if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
         raise ConfigError(f"optimizer.name={config.name}: torch.optim has no such optimizer")
+    given: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, **config.options}
+    if device.type == "cuda" and "foreach" not in config.options:
+        forms = {form: True for form in ("capturable", "fused") if form in inspect.signature(optimizer).parameters}
+        lr = torch.tensor(config.lr, device=device) if forms else config.lr  # a graph reads it from the device
+        given = {**forms, **given, "lr": lr}
     try:
-        return optimizer(
-            parameters,
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            **config.options,  # type: ignore[call-arg]
-        )
+        return optimizer(parameters, **given)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optimizer.options={config.options}: {config.name} refuses them ({error})") from error
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the learning rate, in place where it lies on the device."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 def choose_device(name: str) -> torch.device:
@@ -204,17 +264,25 @@ def choose_device(name: str) -> torch.device:
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Refuses fp16 on a CPU, and says so where a CPU only emulates bf16.
+    """Refuses what a CPU cannot do, or could only emulate at a fraction of fp32's speed.
 
     Raises:
-        ConfigError: fp16 on a CPU.
+        ConfigError: fp16 on a CPU, or bf16 on one without instructions for it.
     """
-    if device.type != "cpu":
+    if device.type != "cpu" or precision == "fp32":
         return
     if precision == "fp16":
-        raise ConfigError("training.precision=fp16: needs a CUDA device; on a CPU use bf16 or fp32")
-    if precision == "bf16" and not torch.cpu._is_avx512_bf16_supported():
-        log.warning("training.precision=bf16: this processor has no bf16 instructions, so it will be slower than fp32")
+        raise ConfigError("training.precision=fp16: needs a CUDA device; on a CPU use fp32")
+    if not has_bf16():
+        rule = "this processor has no bf16 instructions, and emulates them several times slower than fp32"
+        raise ConfigError(f"training.precision=bf16: {rule}; use fp32")
+
+
+def has_bf16() -> bool:
+    """Whether this CPU computes in bf16. What oneDNN says of x86 includes what it can emulate."""
+    if platform.machine() in ("x86_64", "AMD64"):
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _autocast(training: TrainingConfig, device: torch.device) -> AbstractContextManager[object]:

@@ -1,0 +1,117 @@
+"""What of a captured step can be seen without a GPU; with one, that it equals the eager step bit for bit."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import TINY, Train
+from tests.data.test_augment import LOG
+from tests.data.test_device import SPLIT
+from tests.engine.test_step import batch, make_step
+from trash_seg.compose import compose_config
+from trash_seg.data.device import DeviceLoader
+from trash_seg.engine.capture import find_obstacle, unchanged
+from trash_seg.engine.loss import build_loss
+from trash_seg.engine.step import Step, build_optimizer
+from trash_seg.models.build import build_model
+from trash_seg.training import make_deterministic
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "radam", "sgd"])
+@pytest.mark.parametrize("steps_before", [0, 2])
+def test_a_warm_up_leaves_no_trace(optimizer: str, steps_before: int) -> None:
+    """Three steps more, taken back, and everything after is as without them: fresh, and after a resume."""
+    warmed, plain = (make_step(f"optimizer={optimizer}", "optimizer.lr=1e-2") for _ in range(2))
+    for step in (warmed, plain):
+        step.model.train()
+        for _ in range(steps_before):
+            step.train(*batch())
+    torch.manual_seed(5)
+    with unchanged(warmed.model, warmed.optimizer):
+        for _ in range(3):
+            warmed._train_eagerly(*batch())
+            torch.rand(1)
+    assert torch.rand(1) == torch.rand(1, generator=torch.Generator().manual_seed(5))
+    losses = [[float(step.train(*batch())) for _ in range(3)] for step in (warmed, plain)]
+    assert losses[0] == losses[1]
+    for name, tensor in plain.model.state_dict().items():
+        assert torch.equal(tensor, warmed.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "word"),
+    [
+        (["training.precision=fp16"], "fp16"),
+        (["loss=lovasz"], "lovasz"),
+        (["optimizer.name=Adagrad"], "Adagrad"),
+        (["optimizer=sgd", "+optimizer.options.dampening=0.5", "optimizer.options.nesterov=false"], "damp"),
+        (["optimizer=sgd", "training.precision=bf16"], None),
+        (["loss=dice"], None),
+    ],
+)
+def test_obstacles_are_known_before_any_data_is_read(overrides: list[str], word: str | None) -> None:
+    config = compose_config(overrides)
+    weights = torch.nn.Linear(1, 1).parameters()
+    found = find_obstacle(config, build_optimizer(config.optimizer, weights, device=torch.device("cpu")))
+    assert (found is None) if word is None else (found is not None and word in found)
+
+
+def test_a_graph_needs_a_gpu(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = train(*TINY, "runtime=cpu", "runtime.step=graph")
+    assert answer.code == 1
+    assert "runtime.step=graph: there is no CUDA device" in answer.output
+    assert "Traceback" not in answer.output
+
+
+def on_cuda(*overrides: str) -> tuple[Step, DeviceLoader]:
+    """A step that makes its own samples, and their loader."""
+    device = torch.device("cuda")
+    config = compose_config(["training.image_size=96", "training.deterministic=true", *overrides])
+    make_deterministic(config.training.deterministic)
+    torch.manual_seed(0)
+    loader = DeviceLoader(SPLIT, batch_size=8, device=device, seed=3, augmentation=LOG, shuffle=True, drop_last=True)
+    criterion = build_loss(config.loss, pixels=np.ones(12, np.int64), device=device, deterministic=True)
+    step = Step(
+        build_model(config), config=config, criterion=criterion, steps_per_epoch=loader.num_batches, device=device,
+        train_samples=loader.samples, val_samples=loader.samples, capture=config.runtime.step == "graph",
+    )  # fmt: skip
+    return step, loader
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("training.precision=bf16",),
+        ("decoder=DeepLabV3Plus", "scheduler=cosine"),
+        ("decoder=PSPNet", "optimizer=adamw", "training.gradient_clip=1"),
+        ("encoder=efficientnet-b0", "training.ema_decay=0.9"),
+        ("optimizer=sgd", "scheduler=onecycle"),
+        ("optimizer=radam", "loss=ce_dice"),
+    ],
+)
+def test_a_captured_run_equals_the_eager_run(overrides: tuple[str, ...]) -> None:
+    def run(how: str) -> tuple[list[float], dict[str, Any], torch.Tensor]:
+        step, loader = on_cuda(*overrides, f"runtime.step={how}", "training.epochs=9")
+        losses = []
+        for epoch in range(9):
+            step.model.train()
+            torch.manual_seed(epoch)
+            losses += [step.train(*batch) for batch in loader.epoch(epoch)]
+        step.evaluated.eval()
+        counts = torch.cat([step.validate(*batch)[1] for batch in loader.epoch(0)])
+        return torch.stack(losses).tolist(), copy.deepcopy(step.model.state_dict()), counts
+
+    eager, captured = run("eager"), run("graph")
+    assert len(eager[0]) > 100
+    assert eager[0] == captured[0]
+    assert all(torch.equal(tensor, captured[1][name]) for name, tensor in eager[1].items())
+    assert torch.equal(eager[2], captured[2])
+    make_deterministic(False)

@@ -1,0 +1,115 @@
+"""A function of device tensors as one CUDA graph: all its launches become one.
+
+Capturing needs fixed shapes and addresses, and that the host reads nothing. Warming up and capturing leave weights,
+BatchNorm, optimizer and random numbers as they were, so that a captured run equals an eager one.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from trash_seg.config import Config
+
+log = logging.getLogger(__name__)
+
+Function = Callable[..., tuple[Tensor, ...]]
+WARM_UP_STEPS = 3
+"""torch's advice: cuDNN and the allocator settle, and lazily made state exists."""
+ZERO_STATE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.RAdam, torch.optim.SGD)
+"""Optimizers that work in a graph, and whose state before the first step is all zeros."""
+
+
+def find_obstacle(config: Config, optimizer: torch.optim.Optimizer) -> str | None:
+    """Why a training step cannot be captured; None if it can."""
+    if config.training.precision == "fp16":
+        return "training.precision=fp16: the host looks whether a step overflowed"
+    if config.loss.name == "lovasz":
+        return "loss=lovasz: its shapes depend on the data"
+    if type(optimizer) not in ZERO_STATE:
+        return f"optimizer.name={config.optimizer.name}: only {', '.join(kind.__name__ for kind in ZERO_STATE)}"
+    if config.optimizer.options.get("dampening"):
+        return "optimizer.options.dampening: the first step is not like the others"
+    return None
+
+
+class Captured:
+    """Captures a function at its first call, and replays it.
+
+    What cannot be captured runs as it is, after one line that says why; so does a call with other shapes than the first
+    one's, such as the last batch of a validation.
+
+    Args:
+        function: Of tensors on the device; returns a tuple of tensors there.
+        model: Its weights and buffers are put back after the warm-up.
+        optimizer: Likewise its state; None where the function does not step.
+    """
+
+    def __init__(self, function: Function, *, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+        self.function, self.model, self.optimizer = function, model, optimizer
+        self._refused = False
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: tuple[Tensor, ...] = ()
+        self._outputs: tuple[Tensor, ...] = ()
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The function's results, as tensors of their own."""
+        if self._graph is None and not self._refused:
+            self._capture(inputs)
+        if self._graph is None or [i.shape for i in inputs] != [i.shape for i in self._inputs]:
+            return self.function(*inputs)
+        for place, value in zip(self._inputs, inputs, strict=True):
+            place.copy_(value, non_blocking=True)
+        self._graph.replay()
+        return tuple(output.clone() for output in self._outputs)
+
+    def _capture(self, inputs: tuple[Tensor, ...]) -> None:
+        try:
+            with unchanged(self.model, self.optimizer):
+                self._record(inputs)
+        except RuntimeError as error:
+            self._refused = True
+            log.warning("step: eager, because capturing fails (%s)", str(error).partition("\n")[0])
+
+    def _record(self, inputs: tuple[Tensor, ...]) -> None:
+        self._inputs = tuple(value.clone() for value in inputs)
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP_STEPS):
+                self.function(*self._inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        if self.optimizer is not None:
+            self.optimizer.zero_grad(set_to_none=True)  # gradients then live in the graph's own memory
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._outputs = self.function(*self._inputs)
+        self._graph = graph
+
+
+@contextmanager
+def unchanged(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> Iterator[None]:
+    """Puts weights, buffers, optimizer state and random numbers back, in place: a graph knows their addresses."""
+
+    def tensors() -> Iterator[Tensor]:
+        yield from model.parameters()
+        yield from model.buffers()
+        for state in optimizer.state.values() if optimizer is not None else ():
+            yield from (value for value in state.values() if isinstance(value, Tensor))
+
+    kept = {id(tensor): tensor.detach().clone() for tensor in tensors()}
+    random = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    random_host = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor in tensors():
+                before = kept.get(id(tensor))
+                tensor.zero_() if before is None else tensor.copy_(
+                    before
+                )  # new: an optimizer's, made at its first step
+        torch.cuda.set_rng_state_all(random)
+        torch.set_rng_state(random_host)
