@@ -23,7 +23,9 @@ from trash_seg.stop import StopRequest, stop_on_signals
 log = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "timm", "albumentations", "numpy")
-EXIT_CODES = {"done": 0, "unsupported": 0, "failed": 1, "diverged": 1, "interrupted": 75, "running": 75}
+EXIT_CODES = {
+    "done": 0, "unsupported": 0, "pruned": 0, "failed": 1, "diverged": 1, "interrupted": 75, "running": 75,
+}  # fmt: skip
 """75 is the system's code for "try again later": the same command goes on."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -38,7 +40,7 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """Of the process: 0 done or unsupported, 1 failed or diverged, 75 to be continued."""
+        """Of the process: 0 done, pruned or unsupported, 1 failed or diverged, 75 to be continued."""
         return EXIT_CODES[self.state]
 
 
@@ -109,6 +111,10 @@ class Attempt:
             return self.end("failed", message, error=str(error), hint=error.hint)
         except Exception as error:
             return self.fail(error)
+        epoch, epochs = self.status["epoch"], self.config.training.epochs
+        if epoch < epochs:
+            reason = f"stopped after epoch {epoch} of {epochs} (sweep.stop_epoch)"
+            return self.end("pruned", f"pruned: {reason}", error=reason)
         return self.end("done", f"done: {describe_result(self.status['best'], self.files)}")
 
     def train(self) -> None:

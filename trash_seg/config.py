@@ -274,12 +274,16 @@ class SweepConfig:
     """A sweep leaves out pairs with more parameters; null keeps all."""
     retry_failed: bool
     """A sweep runs again what failed or diverged."""
+    stop_epoch: int | None
+    """A run ends after this epoch, as `pruned`, and can go on later; >= 1, or null for none. Set by halving sweeps."""
 
     def __post_init__(self) -> None:
         plain = re.fullmatch(r"\w[\w.\-]*", self.name) is not None
         _check(plain, "sweep.name", self.name, "a folder name of letters, digits, '.', '_' and '-'")
         limit = self.max_parameters
         _check(limit is None or limit > 0, "sweep.max_parameters", limit, "must be > 0, or null for all")
+        stop = self.stop_epoch
+        _check(stop is None or stop >= 1, "sweep.stop_epoch", stop, "must be >= 1, or null for none")
 
 
 @dataclass

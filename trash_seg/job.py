@@ -53,6 +53,9 @@ def _run(config: Config, files: RunDir, *, overrides: Sequence[str]) -> Outcome:
         raise UserError(f"{files.path}: cannot be used ({error.strerror}); sweep.name chooses the folder") from error
     if status is not None and status["state"] == "done":
         return _finished(config, files, status)
+    stop_epoch = config.sweep.stop_epoch
+    if status is not None and status["state"] == "pruned" and stop_epoch is not None and status["epoch"] >= stop_epoch:
+        return Outcome("pruned", f"pruned already: {status['error']}")
     stop = StopRequest()
 
     def lose(_: object) -> None:

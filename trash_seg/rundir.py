@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 SCHEMA_VERSION = 1
-STATES = ("running", "done", "failed", "interrupted", "diverged", "unsupported")
+STATES = ("running", "done", "failed", "interrupted", "diverged", "unsupported", "pruned")
 METRICS = ("miou", "miou_image", "miou_batch")
 HISTORY_COLUMNS = ("epoch", "train_loss", "val_loss", *METRICS, "lr", "train_seconds", "val_seconds")
 TIME_COLUMNS = ("train_seconds", "val_seconds")

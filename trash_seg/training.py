@@ -44,7 +44,7 @@ class Notes(Protocol):
 
 
 def train(config: Config, files: RunDir, *, stop: StopRequest, notes: Notes, num_threads: int | None) -> None:
-    """Trains from where the directory stands to the last epoch.
+    """Trains from where the directory stands to the last epoch, or to `sweep.stop_epoch`.
 
     Args:
         config: Every setting.
@@ -104,6 +104,8 @@ def train(config: Config, files: RunDir, *, stop: StopRequest, notes: Notes, num
         val_names=dataset.val.names, run_dir=files, stop=stop, on_epoch=record,
     )  # fmt: skip
     record(fit.run())
+    if fit.position.epoch < config.training.epochs:
+        return
     stop.raise_if_lock_lost()
     write_samples(files, step=step, split=dataset.val, config=config)
     files.previous_path.unlink(missing_ok=True)  # three times the network's size, and of no more use

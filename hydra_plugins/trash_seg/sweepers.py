@@ -1,10 +1,14 @@
-"""Hydra's view of `hydra/sweeper=grid`."""
+"""Hydra's view of `hydra/sweeper=grid` and `halving`."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from trash_seg.sweep.grid import Schedule
 
 
 class GridSweeper(Sweeper):
@@ -34,4 +38,25 @@ class GridSweeper(Sweeper):
             loader=self.hydra_context.config_loader,
             master=self.config,
             launcher=self.launcher,
+            schedule=self.schedule(),
         )
+
+    def schedule(self) -> "Schedule":
+        """In which portions the runs are worked on."""
+        from trash_seg.sweep.grid import AtOnce
+
+        return AtOnce()
+
+
+class HalvingSweeper(GridSweeper):
+    """The grid by successive halving; see `trash_seg.sweep.halving`."""
+
+    def __init__(self, params: Mapping[str, str] | None, dry_run: bool, first_epochs: int) -> None:
+        super().__init__(params, dry_run)
+        self.first_epochs = first_epochs
+
+    def schedule(self) -> "Schedule":
+        """A portion for each rung."""
+        from trash_seg.sweep.halving import Halving
+
+        return Halving(first_epochs=self.first_epochs)

@@ -58,7 +58,7 @@ class Fit:
         self.saved_at = time.monotonic()
 
     def run(self) -> Position:
-        """Trains from the last checkpoint, or from the start, to the last epoch.
+        """Trains from the last checkpoint, or from the start, to the last epoch or to `sweep.stop_epoch`.
 
         Raises:
             RunInterrupted: Asked to stop; everything is saved.
@@ -74,7 +74,7 @@ class Fit:
             done=position.epoch * batches + position.step,
             enabled=self.config.runtime.progress,
         ) as self.progress:
-            while position.epoch < self.config.training.epochs:
+            while position.epoch < last_epoch(self.config):
                 train_loss = self.train()
                 counts, val_loss, val_seconds = self.validate()
                 self.record(counts, train_loss=train_loss, val_loss=val_loss, val_seconds=val_seconds)
@@ -211,6 +211,11 @@ class Fit:
             "val_seconds": round(val_seconds, 3),
             **{f"iou_{name}": value for name, value in scores.iou.items()},
         }
+
+
+def last_epoch(config: Config) -> int:
+    """Where this attempt ends; the learning rate follows the whole run all the same."""
+    return min(config.training.epochs, config.sweep.stop_epoch or config.training.epochs)
 
 
 def _raise_if_diverged(losses: list[float], *, epoch: int) -> None:

@@ -4,9 +4,9 @@ import itertools
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -31,6 +31,37 @@ class PlanLauncher(Protocol):
         """Works on the runs until each has ended, or until it is asked to stop."""
 
 
+Launch = Callable[[Sequence[PlannedRun]], None]
+"""Works on runs until each has ended, or until it is asked to stop."""
+
+
+class Schedule(Protocol):
+    """In which portions a plan is worked on."""
+
+    def describe(self, plan: Plan) -> list[str]:
+        """Lines that follow the plan's summary.
+
+        Raises:
+            ConfigError: The plan does not suit this schedule.
+        """
+
+    def work(self, plan: Plan, launch: Launch) -> set[str]:
+        """Launches the plan's runs. Returns the names of those that are dropped for good."""
+
+
+class AtOnce:
+    """All runs in one portion."""
+
+    def describe(self, plan: Plan) -> list[str]:
+        """Nothing more to say."""
+        return []
+
+    def work(self, plan: Plan, launch: Launch) -> set[str]:
+        """See `Schedule`."""
+        launch(plan.to_run)
+        return set()
+
+
 def sweep(
     *,
     arguments: Sequence[str],
@@ -39,6 +70,7 @@ def sweep(
     loader: ConfigLoader,
     master: DictConfig,
     launcher: Launcher,
+    schedule: Schedule,
 ) -> None:
     """Runs what is left of a grid.
 
@@ -49,6 +81,7 @@ def sweep(
         loader: Hydra's.
         master: The config composed without the sweep.
         launcher: Works on the runs.
+        schedule: In which portions.
 
     Raises:
         UserError: The grid is empty, contradicts itself, or cannot be planned.
@@ -61,19 +94,24 @@ def sweep(
     path = _write(plan)
     if dry_run:
         plan.show(console)
-    console.print("\n".join(plan.summary()), markup=False, highlight=False, soft_wrap=True)
+    lines = [*plan.summary(), *schedule.describe(plan)]
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     if dry_run:
         console.print(f"plan: {path}", soft_wrap=True, highlight=False)
         return
-    todo = plan.to_run
+
+    def launch(runs: Sequence[PlannedRun]) -> None:
+        if runs and isinstance(launcher, PlanLauncher):
+            launcher.launch_runs(runs)
+        elif runs:
+            launcher.launch([run.overrides for run in runs], initial_job_idx=0)
+
+    dropped: set[str] = set()
     try:
-        if todo and isinstance(launcher, PlanLauncher):
-            launcher.launch_runs(todo)
-        elif todo:
-            launcher.launch([run.overrides for run in todo], initial_job_idx=0)
+        dropped = schedule.work(plan, launch)
     except KeyboardInterrupt:
         console.print("stopped")
-    exit_code = summarise(plan.runs)
+    exit_code = summarise(plan.runs, dropped)
     write_report(plan.sweep_dir)
     if exit_code:
         sys.exit(exit_code)
@@ -139,28 +177,32 @@ def _write(plan: Plan) -> Path:
         ) from error
 
 
-def summarise(runs: Sequence[PlannedRun]) -> int:
-    """Says how the sweep stands: a line for each failed run. Returns the exit code of the process."""
+def summarise(runs: Sequence[PlannedRun], dropped: Collection[str]) -> int:
+    """Says how the sweep stands: a line for each failed run. Returns the exit code of the process.
+
+    Args:
+        runs: Of the plan.
+        dropped: Names of those that are not to go on.
+    """
     console = get_console()
     states = {run.files.name: _status(run) for run in runs if run.state != "unsupported"}
     failed = {name: status for name, status in states.items() if status.get("state") in FAILED}
-    open_runs = [run for run in runs if run.reason is None and states[run.files.name].get("state") not in _ENDED]
+    left = [run for run in runs if run.reason is None and run.files.name not in dropped]
+    open_runs = [run for run in left if not run.has_ended(states[run.files.name])]
     lines = []
     for name, status in failed.items():
         hint = f" ({status['hint']})" if status.get("hint") else ""
         lines += [f"{status['state']}: {name}: {status['error']}{hint}", f"    again: {status['command']}"]
     done = sum(status.get("state") == "done" for status in states.values())
-    lines.append(f"{done} done, {len(failed)} failed, {len(open_runs)} not finished")
+    counts = [f"{done} done", *([f"{len(dropped)} pruned"] if dropped else []), f"{len(failed)} failed"]
+    lines.append(f"{', '.join(counts)}, {len(open_runs)} not finished")
     if open_runs:
         lines.append(f"this goes on: {shlex.join(['python', '-m', 'trash_seg.train', *sys.argv[1:]])}")
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     return 75 if open_runs else 1 if failed else 0
 
 
-_ENDED = ("done", "unsupported", *FAILED)
-
-
-def _status(run: PlannedRun) -> dict[str, str]:
+def _status(run: PlannedRun) -> dict[str, Any]:
     try:
         return RunDir(run.files.path).read_status() or {}
     except (ValueError, OSError) as error:

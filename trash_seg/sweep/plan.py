@@ -50,6 +50,13 @@ class PlannedRun:
         parameters, gflops = self.facts.parameters or 0, self.facts.gflops or 0.0
         return Work(self.config.hash, training.epochs, training.batch_size, parameters, gflops)
 
+    def has_ended(self, status: dict[str, Any] | None) -> bool:
+        """Whether a status says that nothing is left to do here."""
+        state, stop_epoch = (status or {}).get("state"), self.config.sweep.stop_epoch
+        if state == "pruned":
+            return stop_epoch is not None and status is not None and status["epoch"] >= stop_epoch
+        return state in ("done", "unsupported", *FAILED)
+
     def row(self) -> dict[str, object]:
         """A line of plan.csv; what is not known is empty."""
         seconds, memory = self.predicted_seconds, self.predicted_memory

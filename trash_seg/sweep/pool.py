@@ -21,7 +21,7 @@ from rich import get_console
 from trash_seg.errors import ConfigError
 from trash_seg.job import LEASE_SECONDS
 from trash_seg.sweep.machine import slots
-from trash_seg.sweep.plan import FAILED, PlannedRun
+from trash_seg.sweep.plan import PlannedRun
 from trash_seg.sweep.view import View
 from trash_seg.sweep.worker import Slot, describe_exit, record_end, work
 
@@ -82,7 +82,7 @@ class Pool:
 
     def _start(self, run: PlannedRun) -> None:
         status = _status(run)
-        if status is not None and status["state"] == "done":  # by another copy of this command
+        if status is not None and status["state"] in ("done", "pruned") and run.has_ended(status):  # by another copy
             self._view.end(run, status)
             return
         slot = self._free.popleft()
@@ -131,7 +131,7 @@ class Pool:
         for entry in [entry for entry in self._elsewhere if now - entry.looked >= ELSEWHERE_SECONDS]:
             entry.looked = now
             status = _status(entry.run)
-            if status is not None and status["state"] in ("done", "unsupported", *FAILED):
+            if status is not None and entry.run.has_ended(status):
                 self._elsewhere.remove(entry)
                 self._view.end(entry.run, status)
                 continue

@@ -28,8 +28,6 @@ from trash_seg.sweep.plan import FAILED, PlannedRun
 from trash_seg.sweep.view import View
 from trash_seg.sweep.worker import record_end, run_composed
 
-ENDED = ("done", "unsupported", *FAILED)
-
 
 class SlurmRun:
     """What submitit stores and a node calls: one run of the sweep."""
@@ -171,7 +169,7 @@ def _watch(runs: Iterable[PlannedRun], queue: Queue, view: View, poll_seconds: f
             status = run.files.read_status()
             if name in jobs:
                 gone.discard(name)
-            elif status is not None and status["state"] in ENDED:
+            elif status is not None and run.has_ended(status):
                 view.end(left.pop(name), status)
             elif name not in gone:  # a status may arrive after its job has left the queue
                 gone.add(name)
@@ -185,7 +183,7 @@ def _watch(runs: Iterable[PlannedRun], queue: Queue, view: View, poll_seconds: f
 
 def _settle_lost(run: PlannedRun, job_id: str | None, view: View) -> None:
     status = run.files.read_status()
-    if status is None or status["state"] == "running":
+    if status is None or status["state"] in ("running", "pruned"):  # pruned: it died before it went on
         record_end(run.config, run.files, overrides=run.overrides, cause=f"its Slurm job {job_id} {_end_of(job_id)}")
         status = run.files.read_status()
     view.end(run, status or {"state": "failed", "error": "no status was written"})

@@ -52,7 +52,7 @@ class View:
         self._units_done += run.work.units
         best = status.get("best")
         what = f"mIoU {best['miou']:.4f} at epoch {best['epoch']}" if best else ""
-        if status["state"] not in ("done", "interrupted"):
+        if status["state"] not in ("done", "interrupted", "pruned"):
             what = str(status["error"])
         self.say(f"{status['state']} ({sum(self._ended.values())} of {self._total}): {run.files.name}: {what}")
 
