@@ -13,11 +13,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.input import describe_machine
+from benchmarks.machine import RESULTS_DIR, keep
 from trash_seg.compose import compose_config
 
 NUM_POINTS, PER_IMAGE, CHUNK = 16, 10, 10_000
@@ -53,7 +52,7 @@ def generate(path: Path, *, num_images: int, categories: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100_000)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "check.json")
+    parser.add_argument("--out", type=Path, default=RESULTS_DIR / "check.json")
     arguments = parser.parse_args()
     categories = compose_config([]).data.classes[1:]
     with tempfile.TemporaryDirectory() as name:
@@ -72,12 +71,10 @@ def main() -> None:
     num_annotations = arguments.images * PER_IMAGE
     print(f"{arguments.images} images, {num_annotations} annotations, {megabytes:.0f} MB of JSON")
     print(f"{elapsed:.1f} s, {gigabytes:.2f} GB at the peak")
-    result: dict[str, Any] = {
-        "command": "python -m benchmarks.check", "machine": describe_machine(), "images": arguments.images,
-        "annotations": num_annotations, "megabytes": megabytes, "seconds": elapsed, "peak_gigabytes": gigabytes,
-    }  # fmt: skip
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    keep(
+        arguments.out, images=arguments.images, annotations=num_annotations, megabytes=megabytes, seconds=elapsed,
+        peak_gigabytes=gigabytes,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

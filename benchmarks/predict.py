@@ -9,16 +9,12 @@ of the ratios to the faster of the loop's two ways in the same round: on all thr
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +22,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from benchmarks.machine import RESULTS_DIR, keep
 from trash_seg.compose import compose_config
 from trash_seg.engine.step import IMAGENET_MEAN, IMAGENET_STD, choose_device
 from trash_seg.inference.ensemble import build_ensemble
@@ -36,7 +33,6 @@ from trash_seg.inference.write import write_outputs
 from trash_seg.models.build import build_model
 from trash_seg.predict import parser
 
-PACKAGES = ("torch", "segmentation-models-pytorch", "numpy", "pillow", "opencv-python-headless")
 GOAL = 1.5
 
 
@@ -104,7 +100,7 @@ def main() -> int:
     cli.add_argument("--num-images", type=int, default=48, help="a round (%(default)s)")
     cli.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
     cli.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    cli.add_argument("--output", type=Path, help="write the measurements as JSON")
+    cli.add_argument("--out", type=Path, default=RESULTS_DIR / "predict.json")
     given = cli.parse_args()
     device = choose_device(given.device)
     pairs = given.pairs.split(",")
@@ -125,18 +121,10 @@ def main() -> int:
             print(
                 f"{pair:36} {name:14} {median:7.2f} images/s ({low:.2f} to {high:.2f})  × {result['ratio'][name]:.2f}"
             )
-    about = {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": platform.processor() or platform.machine(),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "num_threads": torch.get_num_threads(),
-        "load": os.getloadavg(),
-        "versions": {name: version(name) for name in PACKAGES},
-        "size": given.size,
-        "num_images": len(inputs.items),
-    }
-    if given.output is not None:
-        given.output.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
+    keep(
+        given.out, device=str(device), num_threads=torch.get_num_threads(), size=given.size,
+        num_images=len(inputs.items), results=results,
+    )  # fmt: skip
     best = [max(result["ratio"].values()) for result in results.values()]
     print(f"goal {GOAL}: {'reached' if min(best) >= GOAL else 'missed'}")
     return 0

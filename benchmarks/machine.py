@@ -1,0 +1,49 @@
+"""What every benchmark's results say of the machine, and where they are kept."""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "torch", "segmentation-models-pytorch", "numpy", "opencv-python-headless", "albumentations", "pillow",
+    "pycocotools",
+)  # fmt: skip
+RESULTS_DIR = Path(__file__).parent / "results"
+
+
+def describe_machine(packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
+    """Processor, GPU, versions, load and date."""
+    import torch
+
+    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if "model name" in line), "")
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "cpu": cpu or platform.processor(),
+        "bf16": any("avx512_bf16" in line or "amx_bf16" in line for line in _lines("/proc/cpuinfo")),
+        "cores": len(os.sched_getaffinity(0)),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "load": os.getloadavg(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def keep(path: Path, **results: Any) -> None:
+    """Writes the results beside the command that made them and the machine."""
+    module = Path(sys.argv[0]).stem
+    command = " ".join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"command": command, "machine": describe_machine(), **results}, indent=1) + "\n")
+    print(f"written to {path}")
+
+
+def _lines(path: str) -> Iterator[str]:
+    if Path(path).exists():
+        yield from Path(path).read_text().splitlines()
