@@ -1,14 +1,16 @@
 """The plan, through the command line."""
 
 import csv
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tests.conftest import Train
 from trash_seg.compose import compose_config
-from trash_seg.sweep.plan import COLUMNS
+from trash_seg.sweep.plan import COLUMNS, make_plan
 
 DRY = ("-m", "hydra.sweeper.dry_run=true")
 
@@ -128,3 +130,11 @@ def test_a_smaller_command_forgets_nothing_that_was_asked_for(train: Train, tmp_
     assert train(*DRY, "encoder=resnet34", "seed=21,22").code == 0
     asked = [(row["encoder"], row["seed"]) for row in rows(tmp_path)]
     assert sorted(asked) == [("resnet18", "21"), ("resnet34", "21"), ("resnet34", "22")]
+
+
+def test_the_table_is_whole_where_lines_do_not_wrap(tmp_path: Path) -> None:
+    config = compose_config(["encoder=mobileone_s4", "decoder=UnetPlusPlus", "sweep.max_parameters=5"])
+    shown = io.StringIO()
+    make_plan([(config, [])], sweep_dir=tmp_path).show(Console(file=shown, width=40))
+    (line,) = [line for line in shown.getvalue().splitlines() if "mobileone_s4" in line]
+    assert line.rstrip().endswith("M parameters, sweep.max_parameters=5")

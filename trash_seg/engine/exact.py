@@ -5,7 +5,7 @@ of sums, and their backward pass is a product again.
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -70,7 +70,7 @@ def _pair(value: Any) -> tuple[Any, Any]:
     return tuple(value) if isinstance(value, Sequence) else (value, value)
 
 
-@lru_cache(maxsize=256)
+@cache
 def _bilinear_matrix(length: int, out: int, align_corners: bool, scale: float | None, device: torch.device) -> Tensor:
     """(out, length) float32: the weights of each source pixel in each result."""
     place = torch.arange(out, dtype=torch.float64)
@@ -86,7 +86,7 @@ def _bilinear_matrix(length: int, out: int, align_corners: bool, scale: float | 
     return matrix.float().to(device)
 
 
-@lru_cache(maxsize=256)
+@cache
 def _pooling_matrix(length: int, out: int, device: torch.device) -> Tensor:
     """(out, length) float32: row i averages the pixels from ⌊i · length / out⌋ to ⌈(i + 1) · length / out⌉."""
     matrix = torch.zeros(out, length)

@@ -22,6 +22,8 @@ COLUMNS = (
     "predicted_memory",
 )  # fmt: skip
 FAILED = ("failed", "diverged")
+MAX_REASONS = 3
+"""A summary lists no more reasons why pairs cannot be built."""
 
 
 @dataclass
@@ -108,6 +110,14 @@ class Plan:
             lines.append(f"  {self.twice} left out: the same run twice in the grid")
         counts = collections.Counter(_kind(run) for run in self.runs if run.reason is not None)
         lines += [f"  {count} left out: {kind}" for kind, count in counts.most_common()]
+        unsupported = [run for run in self.runs if run.state == "unsupported"]
+        reasons = {(run.config.decoder.name, run.reason) for run in unsupported}
+        if len(reasons) <= MAX_REASONS:
+            lines += [f"    {decoder}: {reason}" for decoder, reason in sorted(reasons, key=str)]
+        else:
+            decoders = collections.Counter(run.config.decoder.name for run in unsupported)
+            by_decoder = ", ".join(f"{decoder} {count}" for decoder, count in decoders.most_common())
+            lines.append(f"    {by_decoder}; plan.csv has each reason")
         todo = self.to_run
         seconds = [run.predicted_seconds for run in todo if run.predicted_seconds is not None]
         hours = f", about {sum(seconds) / 3600:.1f} h one after the other" if todo and len(seconds) == len(todo) else ""
@@ -128,7 +138,8 @@ class Plan:
 
     def show(self, console: Console) -> None:
         """Prints the table, as wide as it needs to be where lines do not wrap."""
-        console.print(self.table(), width=None if console.is_terminal else 240)
+        wide = console if console.is_terminal else Console(file=console.file, width=240)
+        wide.print(self.table())
 
     def _ordered(self) -> list[PlannedRun]:
         return [*self.to_run, *(run for run in self.runs if run.reason is not None)]
@@ -246,7 +257,7 @@ def _kind(run: PlannedRun) -> str:
     """The reason without what differs from run to run."""
     reason = run.reason or ""
     if run.state == "unsupported":
-        return f"SMP cannot build them ({run.config.decoder.name}: {reason.split(', got ')[0]})"
+        return "SMP cannot build them"
     if run.state in FAILED:
         return f"{run.state} before; sweep.retry_failed=true runs them again"
     if "parameters, " in reason:
