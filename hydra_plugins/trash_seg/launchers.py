@@ -22,11 +22,17 @@ class PoolLauncher(Launcher):
         """Called by Hydra before `launch`."""
         self.context, self.config = hydra_context, config
 
-    def launch_runs(self, runs: Sequence["PlannedRun"]) -> None:
-        """Called by the grid sweeper with what it has planned."""
+    def launch_runs(self, runs: Sequence["PlannedRun"]) -> bool:
+        """Called by the sweepers with what they have planned. Returns False if it was stopped."""
         from trash_seg.sweep.pool import launch
 
-        launch(runs, context=self.context, master=self.config, num_jobs=self.num_jobs, jobs_per_gpu=self.jobs_per_gpu)
+        return launch(
+            runs,
+            context=self.context,
+            master=self.config,
+            num_jobs=self.num_jobs,
+            jobs_per_gpu=self.jobs_per_gpu,
+        )
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Called by other sweepers."""
@@ -43,11 +49,11 @@ class SlurmLauncher(Launcher):
         """Called by Hydra before `launch`."""
         self.context, self.config = hydra_context, config
 
-    def launch_runs(self, runs: Sequence["PlannedRun"]) -> None:
-        """Called by the grid sweeper with what it has planned."""
+    def launch_runs(self, runs: Sequence["PlannedRun"]) -> bool:
+        """Called by the sweepers with what they have planned. Returns False if it was stopped."""
         from trash_seg.sweep.slurm import launch, plain
 
-        launch(
+        return launch(
             runs,
             context=self.context,
             master=self.config,

@@ -14,6 +14,7 @@ from tests.engine.test_step import batch, make_step
 from trash_seg.compose import compose_config
 from trash_seg.data.device import DeviceLoader
 from trash_seg.engine.capture import find_obstacle, unchanged
+from trash_seg.engine.checkpoint import _in_own_form
 from trash_seg.engine.loss import build_loss
 from trash_seg.engine.step import Step, build_optimizer
 from trash_seg.models.build import build_model
@@ -50,6 +51,7 @@ def test_a_warm_up_leaves_no_trace(optimizer: str, steps_before: int) -> None:
         (["loss=lovasz"], "lovasz"),
         (["optimizer.name=Adagrad"], "Adagrad"),
         (["optimizer=sgd", "+optimizer.options.dampening=0.5", "optimizer.options.nesterov=false"], "damp"),
+        (["+optimizer.options.foreach=true"], "the host reads the learning rate"),
         (["optimizer=sgd", "training.precision=bf16"], None),
         (["loss=dice"], None),
     ],
@@ -57,8 +59,29 @@ def test_a_warm_up_leaves_no_trace(optimizer: str, steps_before: int) -> None:
 def test_obstacles_are_known_before_any_data_is_read(overrides: list[str], word: str | None) -> None:
     config = compose_config(overrides)
     weights = torch.nn.Linear(1, 1).parameters()
-    found = find_obstacle(config, build_optimizer(config.optimizer, weights, device=torch.device("cpu")))
+    optimizer = build_optimizer(config.optimizer, weights, device=torch.device("cpu"))
+    if "foreach" not in config.optimizer.options:
+        optimizer.param_groups[0].update(fused=True, lr=torch.tensor(0.1))  # as on CUDA
+    found = find_obstacle(config, optimizer)
     assert (found is None) if word is None else (found is not None and word in found)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.RAdam, torch.optim.Adam])
+def test_a_state_saved_on_a_gpu_goes_on_without_one(kind: type[torch.optim.Optimizer]) -> None:
+    def make(**form: Any) -> tuple[torch.nn.Parameter, torch.optim.Optimizer]:
+        weight = torch.nn.Parameter(torch.ones(3))
+        return weight, kind([weight], **form)  # type: ignore[call-arg]
+
+    (weight, plain), (_, target) = make(lr=0.1), make(lr=0.1)
+    weight.grad = torch.ones(3)
+    plain.step()
+    saved = plain.state_dict()
+    saved["param_groups"][0].update(capturable=True, fused=None, lr=torch.tensor(0.1))
+    target.load_state_dict(_in_own_form(saved, target))
+    (group,) = target.param_groups
+    assert (group["lr"], group["capturable"]) == (0.1, False)
+    group["params"][0].grad = torch.ones(3)
+    target.step()  # capturable state on a CPU would be refused
 
 
 def test_a_graph_needs_a_gpu(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,10 @@
 """Successive halving: its decisions, and real sweeps through the command line."""
 
 import csv
+import dataclasses
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from tests.conftest import Train
 from tests.sweep.cluster import needs_slurm, running_cluster, wait_until
 from tests.sweep.test_pool import run, start, statuses
 from tests.sweep.test_slurm import Sweep
+from trash_seg.compose import compose_config
 from trash_seg.rundir import TIME_COLUMNS, RunDir
-from trash_seg.sweep.halving import best_until, better_half, rungs
+from trash_seg.sweep.halving import Halving, best_until, better_half, rungs
+from trash_seg.sweep.plan import Plan, PlannedRun, make_plan
 
 RATES = "optimizer.lr=1e-2,1e-3,1e-4,1e-5"
 GRID = (
@@ -40,6 +43,81 @@ def test_the_better_half_is_rounded_up_and_ties_go_by_name() -> None:
 def test_the_score_is_the_best_so_far() -> None:
     history = [{"miou": "0.1"}, {"miou": "0.4"}, {"miou": "0.3"}, {"miou": "0.9"}]
     assert best_until(history, 3) == 0.4
+
+
+class Grid:
+    """Four configurations whose histories are known, and a launcher that writes as much of them as it is asked for."""
+
+    def __init__(self, folder: Path, curves: dict[str, list[float]]) -> None:
+        self.folder, self.curves = folder, curves
+        self.launched: list[list[str]] = []
+        self.dies: dict[str, int] = {}
+        """Curve → the epoch in which it fails."""
+
+    def plan(self, *overrides: str) -> Plan:
+        jobs = []
+        for number in range(len(self.curves)):
+            given = ["decoder=FPN", "training.epochs=4", f"optimizer.lr={number + 1}e-3", *overrides]
+            jobs.append((compose_config(given), given))
+        return make_plan(jobs, sweep_dir=self.folder)
+
+    def name(self, run: PlannedRun) -> str:
+        return list(self.curves)[round(run.config.optimizer.lr * 1000) - 1]
+
+    def launch(self, runs: Sequence[PlannedRun]) -> bool:
+        self.launched.append(sorted(self.name(run) for run in runs))
+        for planned in runs:
+            name, files, epochs = self.name(planned), planned.files, planned.config.training.epochs
+            files.path.mkdir(parents=True, exist_ok=True)
+            until = max(planned.config.sweep.stop_epoch or epochs, len(files.read_history()))
+            until = min(until, self.dies.get(name, 99) - 1)
+            state = "failed" if until + 1 == self.dies.get(name) else "done" if until == epochs else "pruned"
+            config = dataclasses.asdict(planned.config)
+            status = {"state": state, "config": config, "hash": planned.config.hash, "epoch": until, "error": None}
+            files.write_status({**status, "seconds": 1.0})
+            files.write_history([{"epoch": e + 1, "miou": self.curves[name][e]} for e in range(until)])
+        return True
+
+
+CURVES = {"a": [0.4] * 4, "b": [0.3] * 4, "c": [0.2] * 4, "d": [0.1] * 4}
+
+
+def test_portions_and_what_is_dropped(tmp_path: Path) -> None:
+    grid, halving = Grid(tmp_path, CURVES), Halving(first_epochs=1)
+    halving.work(grid.plan(), grid.launch)
+    assert grid.launched == [["a", "b", "c", "d"], ["a", "b"], ["a"]]
+    assert len(halving.dropped) == 3
+    halving.work(grid.plan(), grid.launch)
+    assert grid.launched[3:] == [[], [], []]
+
+
+def test_a_run_that_fails_later_still_counts_where_it_was_good(tmp_path: Path) -> None:
+    """Else the same command, given again, would take up what the first one dropped."""
+    grid = Grid(tmp_path, CURVES)
+    grid.dies = {"b": 2}
+    Halving(first_epochs=1).work(grid.plan(), grid.launch)
+    assert grid.launched == [["a", "b", "c", "d"], ["a", "b"], ["a"]]
+    Halving(first_epochs=1).work(grid.plan(), grid.launch)
+    assert grid.launched[3:] == [[], [], []]
+    grid.dies = {}
+    Halving(first_epochs=1).work(grid.plan("sweep.retry_failed=true"), grid.launch)
+    assert grid.launched[6:] == [["b"], ["b"], []]
+
+
+def test_a_stop_ends_the_rungs(tmp_path: Path) -> None:
+    grid, halving = Grid(tmp_path, CURVES), Halving(first_epochs=1)
+    halving.work(grid.plan(), lambda runs: grid.launch(runs) and len(grid.launched) < 2)
+    assert grid.launched == [["a", "b", "c", "d"], ["a", "b"]]
+    assert len(halving.dropped) == 2
+
+
+def test_an_unreadable_directory_fails_alone(tmp_path: Path) -> None:
+    grid = Grid(tmp_path, CURVES)
+    Halving(first_epochs=1).work(grid.plan(), lambda runs: grid.launch(runs) and False)
+    (victim,) = (run for run in grid.plan().runs if grid.name(run) == "d")
+    victim.files.status_path.write_text("{")
+    Halving(first_epochs=1).work(grid.plan(), grid.launch)
+    assert grid.launched[1:] == [[], ["a", "b"], ["a"]]
 
 
 def untimed(path: Path) -> list[dict[str, str]]:

@@ -30,6 +30,10 @@ def find_obstacle(config: Config, optimizer: torch.optim.Optimizer) -> str | Non
         return "loss=lovasz: its shapes depend on the data"
     if type(optimizer) not in ZERO_STATE:
         return f"optimizer.name={config.optimizer.name}: only {', '.join(kind.__name__ for kind in ZERO_STATE)}"
+    for group in optimizer.param_groups:
+        in_form = group.get("capturable") or group.get("fused")
+        if not (in_form and isinstance(group["lr"], Tensor)):
+            return "optimizer.options: the host reads the learning rate (leave out foreach, fused and capturable)"
     if config.optimizer.options.get("dampening"):
         return "optimizer.options.dampening: the first step is not like the others"
     return None
@@ -45,10 +49,14 @@ class Captured:
         function: Of tensors on the device; returns a tuple of tensors there.
         model: Its weights and buffers are put back after the warm-up.
         optimizer: Likewise its state; None where the function does not step.
+        required: Raise what capturing raises, instead.
     """
 
-    def __init__(self, function: Function, *, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
-        self.function, self.model, self.optimizer = function, model, optimizer
+    def __init__(
+        self, function: Function, *, model: nn.Module, optimizer: torch.optim.Optimizer | None = None,
+        required: bool = False,
+    ) -> None:  # fmt: skip
+        self.function, self.model, self.optimizer, self.required = function, model, optimizer, required
         self._refused = False
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: tuple[Tensor, ...] = ()
@@ -67,11 +75,15 @@ class Captured:
 
     def _capture(self, inputs: tuple[Tensor, ...]) -> None:
         try:
-            with unchanged(self.model, self.optimizer):
+            # torch leaves the stream of a capture that fails as the current one; this puts it back.
+            with unchanged(self.model, self.optimizer), torch.cuda.stream(torch.cuda.current_stream()):
                 self._record(inputs)
         except RuntimeError as error:
+            if self.required:
+                raise
             self._refused = True
-            log.warning("step: eager, because capturing fails (%s)", str(error).partition("\n")[0])
+            cause = error.__context__ or error  # ending a capture that has failed raises once more
+            log.warning("step: eager, because capturing fails (%s)", str(cause).partition("\n")[0])
 
     def _record(self, inputs: tuple[Tensor, ...]) -> None:
         self._inputs = tuple(value.clone() for value in inputs)

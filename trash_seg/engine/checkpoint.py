@@ -81,12 +81,18 @@ def _restore(step: Step, state: dict[str, Any]) -> None:
     step.model.load_state_dict(state["model"])
     if step.ema is not None:
         step.ema.load_state_dict(state["ema"])
-    step.optimizer.load_state_dict(state["optimizer"])
-    for group in step.optimizer.param_groups:
-        if isinstance(group["lr"], torch.Tensor):  # where the optimizer's own state lies
-            group["lr"] = group["lr"].to(step.device)
+    step.optimizer.load_state_dict(_in_own_form(state["optimizer"], step.optimizer))
     step.num_done = state["num_steps"]
     step.scaler.load_state_dict(state["scaler"])
     torch.set_rng_state(state["rng"].cpu())
     if state["rng_cuda"] is not None:
         torch.cuda.set_rng_state(state["rng_cuda"].cpu(), step.device)
+
+
+def _in_own_form(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """A saved state for an optimizer that may be fused or capturable where the saved one was not: on another device."""
+    groups = [
+        {**saved, **{key: own[key] for key in ("lr", "capturable", "fused", "foreach") if key in own}}
+        for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    return {**state, "param_groups": groups}

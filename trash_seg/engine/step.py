@@ -115,8 +115,9 @@ class Step:
         self._train: Callable[..., tuple[Tensor, ...]] = self._train_eagerly
         self._validate: Callable[..., tuple[Tensor, ...]] = self._validate_eagerly
         if capture:
-            self._train = Captured(self._train_eagerly, model=self.model, optimizer=self.optimizer)
-            self._validate = Captured(self._validate_eagerly, model=self.evaluated)
+            required = config.runtime.step == "graph"
+            self._train = Captured(self._train_eagerly, model=self.model, optimizer=self.optimizer, required=required)
+            self._validate = Captured(self._validate_eagerly, model=self.evaluated, required=required)
 
     @property
     def evaluated(self) -> nn.Module:

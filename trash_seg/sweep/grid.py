@@ -27,16 +27,19 @@ from trash_seg.sweep.plan import FAILED, Plan, PlannedRun, make_plan
 class PlanLauncher(Protocol):
     """A launcher that takes planned runs; others get their overrides."""
 
-    def launch_runs(self, runs: Sequence[PlannedRun]) -> None:
-        """Works on the runs until each has ended, or until it is asked to stop."""
+    def launch_runs(self, runs: Sequence[PlannedRun]) -> bool:
+        """Works on the runs until each has ended; False if it was asked to stop before."""
 
 
-Launch = Callable[[Sequence[PlannedRun]], None]
-"""Works on runs until each has ended, or until it is asked to stop."""
+Launch = Callable[[Sequence[PlannedRun]], bool]
+"""Works on runs until each has ended; False if it was asked to stop before."""
 
 
 class Schedule(Protocol):
     """In which portions a plan is worked on."""
+
+    dropped: set[str]
+    """Names of the runs that are not to go on."""
 
     def describe(self, plan: Plan) -> list[str]:
         """Lines that follow the plan's summary.
@@ -45,21 +48,23 @@ class Schedule(Protocol):
             ConfigError: The plan does not suit this schedule.
         """
 
-    def work(self, plan: Plan, launch: Launch) -> set[str]:
-        """Launches the plan's runs. Returns the names of those that are dropped for good."""
+    def work(self, plan: Plan, launch: Launch) -> None:
+        """Launches the plan's runs."""
 
 
 class AtOnce:
     """All runs in one portion."""
 
+    def __init__(self) -> None:
+        self.dropped: set[str] = set()
+
     def describe(self, plan: Plan) -> list[str]:
         """Nothing more to say."""
         return []
 
-    def work(self, plan: Plan, launch: Launch) -> set[str]:
+    def work(self, plan: Plan, launch: Launch) -> None:
         """See `Schedule`."""
         launch(plan.to_run)
-        return set()
 
 
 def sweep(
@@ -100,18 +105,18 @@ def sweep(
         console.print(f"plan: {path}", soft_wrap=True, highlight=False)
         return
 
-    def launch(runs: Sequence[PlannedRun]) -> None:
+    def launch(runs: Sequence[PlannedRun]) -> bool:
         if runs and isinstance(launcher, PlanLauncher):
-            launcher.launch_runs(runs)
-        elif runs:
+            return launcher.launch_runs(runs)
+        if runs:
             launcher.launch([run.overrides for run in runs], initial_job_idx=0)
+        return True
 
-    dropped: set[str] = set()
     try:
-        dropped = schedule.work(plan, launch)
+        schedule.work(plan, launch)
     except KeyboardInterrupt:
         console.print("stopped")
-    exit_code = summarise(plan.runs, dropped)
+    exit_code = summarise(plan.runs, schedule.dropped)
     write_report(plan.sweep_dir)
     if exit_code:
         sys.exit(exit_code)

@@ -43,6 +43,7 @@ class Halving:
         if first_epochs < 1:
             raise ConfigError(f"hydra.sweeper.first_epochs={first_epochs}: must be >= 1")
         self.first_epochs = first_epochs
+        self.dropped: set[str] = set()
 
     def describe(self, plan: Plan) -> list[str]:
         """How many configurations each rung trains.
@@ -67,32 +68,29 @@ class Halving:
         share = f"{total * seeds:.0f} of {len(runs) * epochs} epochs"
         return [f"  halving of configurations: {', '.join(steps)}; {share}"]
 
-    def work(self, plan: Plan, launch: Launch) -> set[str]:
-        """Launches rung after rung. Returns the names of the runs that were dropped on the way."""
+    def work(self, plan: Plan, launch: Launch) -> None:
+        """Launches rung after rung."""
         kept = _competitors(plan)
-        dropped: set[str] = set()
         epochs = kept[0].config.training.epochs if kept else 0
         for rung in rungs(epochs, first=self.first_epochs):
             configurations = len({run.config.hash for run in kept})
             get_console().print(f"{configurations} configurations ({len(kept)} runs) to epoch {rung}", highlight=False)
-            launch([_until(run, rung) for run in kept if not _reached(run, rung)])
-            kept = [run for run in kept if _state(run) not in ("unsupported", *FAILED)]
-            if not all(_reached(run, rung) for run in kept):  # asked to stop: the same command goes on here
-                return dropped
-            if rung == epochs:
-                break
+            if not launch([_until(run, rung) for run in kept if run.reason is None and not _reached(run, rung)]):
+                return
+            kept = [run for run in kept if len(_history(run)) >= rung or _state(run) not in ("unsupported", *FAILED)]
+            if rung == epochs or any(len(_history(run)) < rung for run in kept):  # some went on without us: see summary
+                return
             scores: dict[str, list[float]] = defaultdict(list)
             for run in kept:
-                scores[run.config.hash].append(best_until(run.files.read_history(), rung))
+                scores[run.config.hash].append(best_until(_history(run), rung))
             chosen = better_half({key: fmean(values) for key, values in scores.items()})
-            dropped |= {run.files.name for run in kept if run.config.hash not in chosen}
+            self.dropped |= {run.files.name for run in kept if run.config.hash not in chosen}
             kept = [run for run in kept if run.config.hash in chosen]
-        return dropped
 
 
 def _competitors(plan: Plan) -> list[PlannedRun]:
-    """Those that are to run, longest first, and those that are done already."""
-    return [*plan.to_run, *(run for run in plan.runs if run.state == "done")]
+    """Those that are to run, longest first, and those that did what they could: each counts at the rungs it reached."""
+    return [*plan.to_run, *(run for run in plan.runs if run.reason is not None and run.state in ("done", *FAILED))]
 
 
 def _until(run: PlannedRun, epoch: int) -> PlannedRun:
@@ -106,9 +104,20 @@ def _until(run: PlannedRun, epoch: int) -> PlannedRun:
 
 def _reached(run: PlannedRun, epoch: int) -> bool:
     """Whether it stands at this epoch, in a state that says so, or went beyond it in an earlier command."""
-    num_epochs = len(run.files.read_history())
-    return num_epochs > epoch or (num_epochs == epoch and _state(run) in ("pruned", "done"))
+    num_epochs, state = len(_history(run)), _state(run)
+    return state not in FAILED and (num_epochs > epoch or (num_epochs == epoch and state in ("pruned", "done")))
 
 
 def _state(run: PlannedRun) -> str | None:
-    return (run.files.read_status() or {}).get("state")
+    """A directory that cannot be read fails its run alone; the summary says why."""
+    try:
+        return (run.files.read_status() or {}).get("state")
+    except (ValueError, OSError):
+        return "failed"
+
+
+def _history(run: PlannedRun) -> list[dict[str, str]]:
+    try:
+        return run.files.read_history()
+    except (ValueError, OSError):
+        return []

@@ -62,8 +62,8 @@ class Pool:
         self._stops = self._obeyed = 0
         self._forks = get_context("forkserver")
 
-    def work(self, runs: Sequence[PlannedRun]) -> None:
-        """Starts runs in this order; those that seem to run elsewhere come last."""
+    def work(self, runs: Sequence[PlannedRun]) -> bool:
+        """Starts runs in this order; those that seem to run elsewhere come last. Returns False if it was stopped."""
         self._pending = deque(sorted(runs, key=lambda run: run.state == "running"))
         with self._listening(), self._view:
             while self._jobs or ((self._pending or self._elsewhere) and not self._stops):
@@ -79,6 +79,7 @@ class Pool:
                     running=[job.run for job in self._jobs], elsewhere=[entry.run for entry in self._elsewhere],
                     pending=list(self._pending),
                 )  # fmt: skip
+        return not self._stops
 
     def _start(self, run: PlannedRun) -> None:
         status = _status(run)
@@ -182,8 +183,11 @@ def _status(run: PlannedRun) -> dict[str, Any] | None:
 
 def launch(
     runs: Sequence[PlannedRun], *, context: HydraContext, master: DictConfig, num_jobs: int | None, jobs_per_gpu: int
-) -> None:
+) -> bool:
     """Works on a plan's runs, as many at once as the machine and the settings allow.
+
+    Returns:
+        False if it was stopped.
 
     Raises:
         ConfigError: A number of jobs is below 1.
@@ -200,4 +204,4 @@ def launch(
         device=str(master.runtime.device), num_jobs=num_jobs, jobs_per_gpu=jobs_per_gpu, num_runs=len(runs),
         memory=max((run.predicted_memory for run in runs if run.predicted_memory), default=None),
     )  # fmt: skip
-    Pool(context, master, slots=shares, view=View(get_console(), total=len(runs))).work(runs)
+    return Pool(context, master, slots=shares, view=View(get_console(), total=len(runs))).work(runs)

@@ -124,8 +124,11 @@ def launch(
     master: DictConfig,
     settings: Mapping[str, Any],
     poll_seconds: float,
-) -> None:
+) -> bool:
     """Submits what is not queued yet and watches until all has ended. Stopping the watcher stops no job.
+
+    Returns:
+        False where the watcher was stopped.
 
     Raises:
         UserError: There is no Slurm here, or it refuses.
@@ -150,6 +153,8 @@ def launch(
     except KeyboardInterrupt:
         ids = sorted({job_id.partition("_")[0] for job_id in queue.jobs().values()})
         view.say("no longer watching" + (f"; the jobs go on (scancel {' '.join(ids)} ends them)" if ids else ""))
+        return False
+    return True
 
 
 def _watch(runs: Iterable[PlannedRun], queue: Queue, view: View, poll_seconds: float) -> None:
@@ -183,7 +188,7 @@ def _watch(runs: Iterable[PlannedRun], queue: Queue, view: View, poll_seconds: f
 
 def _settle_lost(run: PlannedRun, job_id: str | None, view: View) -> None:
     status = run.files.read_status()
-    if status is None or status["state"] in ("running", "pruned"):  # pruned: it died before it went on
+    if status is None or status["state"] == "running":
         record_end(run.config, run.files, overrides=run.overrides, cause=f"its Slurm job {job_id} {_end_of(job_id)}")
         status = run.files.read_status()
     view.end(run, status or {"state": "failed", "error": "no status was written"})
