@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from trash_seg.engine.step import Forward, check_precision
 from trash_seg.errors import ConfigError, UserError
+from trash_seg.inference.fold import fold_batch_norms
 from trash_seg.inference.load import TrainedRun
 from trash_seg.inference.views import VIEWS, View
 from trash_seg.models.build import one_line
@@ -88,6 +89,14 @@ class Ensemble:
             if member.run.config.data.classes != self.classes:
                 names = f"{members[0].run.name} and {member.run.name}"
                 raise UserError(f"{names}: their class lists differ, so their probabilities cannot be averaged")
+
+    def fold(self) -> None:
+        """Makes the networks faster, at the cost of other rounding than in validation."""
+        for member in self.members:
+            size = member.sizes[0]
+            images = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8, generator=torch.Generator())
+            folded = fold_batch_norms(member.model, member.forward.place(images))
+            member.model = member.model if folded is None else folded
 
     @torch.inference_mode()
     def predict(self, images: Mapping[int, Tensor], *, probabilities: bool) -> tuple[Tensor, Tensor | None]:

@@ -73,6 +73,8 @@ def write_outputs(options: Options, inputs: Inputs, ensemble: Ensemble, truth: T
     on_cpu = ensemble.members[0].forward.device.type == "cpu"
     # With the truth, batches run one after the other on all threads, as in validation, to the same last bit.
     num_streams = min(4, torch.get_num_threads()) if on_cpu and truth is None else 1
+    if on_cpu and truth is None:
+        ensemble.fold()
     reader = Reader(ensemble.sizes, options.window, options.overlap, keep_image=options.overlays is not None)
     try:
         with ExitStack() as stack:
