@@ -16,8 +16,9 @@ from trash_seg.data.loader import Loader
 from trash_seg.engine.events import EventWriter
 from trash_seg.engine.fit import Fit, Position
 from trash_seg.engine.loss import build_loss
+from trash_seg.engine.optimizer import build_optimizer
 from trash_seg.engine.samples import write_samples
-from trash_seg.engine.step import Step, build_optimizer, captures, check_precision, choose_device
+from trash_seg.engine.step import Step, captures, check_precision, choose_device
 from trash_seg.errors import ConfigError
 from trash_seg.models.build import build_model
 from trash_seg.models.pairs import count_flops, count_parameters

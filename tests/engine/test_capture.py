@@ -16,7 +16,8 @@ from trash_seg.data.device import DeviceLoader
 from trash_seg.engine.capture import find_obstacle, unchanged
 from trash_seg.engine.checkpoint import _in_own_form
 from trash_seg.engine.loss import build_loss
-from trash_seg.engine.step import Step, build_optimizer
+from trash_seg.engine.optimizer import build_optimizer
+from trash_seg.engine.step import Step
 from trash_seg.models.build import build_model
 from trash_seg.training import make_deterministic
 

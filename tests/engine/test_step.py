@@ -7,7 +7,8 @@ import torch
 
 from trash_seg.compose import compose_config
 from trash_seg.engine.loss import build_loss
-from trash_seg.engine.step import Step, build_optimizer, check_precision, choose_device, has_bf16
+from trash_seg.engine.optimizer import build_optimizer
+from trash_seg.engine.step import Step, check_precision, choose_device, has_bf16
 from trash_seg.errors import ConfigError
 from trash_seg.models.build import build_model
 

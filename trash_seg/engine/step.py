@@ -4,22 +4,21 @@ On CUDA each is one captured graph where that is possible (`runtime.step`). No h
 a step: losses and counts stay there until the epoch ends.
 """
 
-import inspect
 import logging
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from trash_seg.config import Config, OptimizerConfig, TrainingConfig
+from trash_seg.config import Config, TrainingConfig
 from trash_seg.engine.capture import Captured, find_obstacle
 from trash_seg.engine.exact import ExactResampling
 from trash_seg.engine.loss import Criterion
+from trash_seg.engine.optimizer import build_optimizer, set_lr
 from trash_seg.engine.schedule import lr_factor
 from trash_seg.errors import ConfigError
 
@@ -218,37 +217,6 @@ def count_confusion(truth: Tensor, prediction: Tensor, *, num_classes: int) -> T
     cell = (image * num_cells + truth * num_classes + prediction).flatten()
     counts = torch.zeros(len(truth) * num_cells, dtype=torch.int64, device=truth.device)
     return counts.scatter_add_(0, cell, torch.ones_like(cell)).view(-1, num_classes, num_classes)
-
-
-def build_optimizer(
-    config: OptimizerConfig, parameters: Iterable[nn.Parameter], *, device: torch.device
-) -> torch.optim.Optimizer:
-    """`torch.optim.<name>` over the weights; on CUDA fused, with its state on the device, where it has such a form.
-
-    Raises:
-        ConfigError: torch has no such optimizer, or it refuses an option.
-    """
-    optimizer = getattr(torch.optim, config.name, None)
-    if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
-        raise ConfigError(f"optimizer.name={config.name}: torch.optim has no such optimizer")
-    given: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, **config.options}
-    if device.type == "cuda" and "foreach" not in config.options:
-        forms = {form: True for form in ("capturable", "fused") if form in inspect.signature(optimizer).parameters}
-        lr = torch.tensor(config.lr, device=device) if forms else config.lr  # a graph reads it from the device
-        given = {**forms, **given, "lr": lr}
-    try:
-        return optimizer(parameters, **given)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"optimizer.options={config.options}: {config.name} refuses them ({error})") from error
-
-
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Sets the learning rate, in place where it lies on the device."""
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(lr)
-        else:
-            group["lr"] = lr
 
 
 def choose_device(name: str) -> torch.device:

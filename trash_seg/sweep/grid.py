@@ -201,8 +201,12 @@ def summarise(runs: Sequence[PlannedRun], dropped: Collection[str]) -> int:
     done = sum(status.get("state") == "done" for status in states.values())
     counts = [f"{done} done", *([f"{len(dropped)} pruned"] if dropped else []), f"{len(failed)} failed"]
     lines.append(f"{', '.join(counts)}, {len(open_runs)} not finished")
+    command = ["python", "-m", "trash_seg.train", *sys.argv[1:]]
     if open_runs:
-        lines.append(f"this goes on: {shlex.join(['python', '-m', 'trash_seg.train', *sys.argv[1:]])}")
+        lines.append(f"this goes on: {shlex.join(command)}")
+    elif failed:
+        others = [word for word in command if not word.startswith("sweep.retry_failed=")]
+        lines.append(f"all that failed again: {shlex.join([*others, 'sweep.retry_failed=true'])}")
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     return 75 if open_runs else 1 if failed else 0
 

@@ -1,0 +1,42 @@
+"""torch's optimizers by name, in the form that suits the device."""
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trash_seg.config import OptimizerConfig
+from trash_seg.errors import ConfigError
+
+
+def build_optimizer(
+    config: OptimizerConfig, parameters: Iterable[nn.Parameter], *, device: torch.device
+) -> torch.optim.Optimizer:
+    """`torch.optim.<name>` over the weights; on CUDA fused, with its state on the device, where it has such a form.
+
+    Raises:
+        ConfigError: torch has no such optimizer, or it refuses an option.
+    """
+    optimizer = getattr(torch.optim, config.name, None)
+    if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
+        raise ConfigError(f"optimizer.name={config.name}: torch.optim has no such optimizer")
+    given: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, **config.options}
+    if device.type == "cuda" and "foreach" not in config.options:
+        forms = {form: True for form in ("capturable", "fused") if form in inspect.signature(optimizer).parameters}
+        lr = torch.tensor(config.lr, device=device) if forms else config.lr  # a graph reads it from the device
+        given = {**forms, **given, "lr": lr}
+    try:
+        return optimizer(parameters, **given)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optimizer.options={config.options}: {config.name} refuses them ({error})") from error
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the learning rate, in place where it lies on the device."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
