@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class PlannedRun:
     failure: str | None = field(default=None, repr=False)
     """The error of an earlier attempt."""
 
-    @property
+    @cached_property
     def work(self) -> Work:
         """Its cost, where the network's size is known."""
         training = self.config.training
@@ -63,7 +64,7 @@ class PlannedRun:
         """A line of plan.csv; what is not known is empty."""
         seconds, memory = self.predicted_seconds, self.predicted_memory
         values = (
-            self.files.name, self.config.encoder.name, self.config.decoder.name, self.config.seed, self.config.hash,
+            self.files.name, self.config.encoder.name, self.config.decoder.name, self.config.seed, self.work.hash,
             self.facts.parameters, self.facts.gflops, self.state, self.reason,
             None if seconds is None else round(seconds, 1), None if memory is None else round(memory),
         )  # fmt: skip
@@ -172,9 +173,10 @@ def make_plan(
     plan = Plan(sweep_dir, [])
     unique: dict[str, tuple[Config, Sequence[str]]] = {}
     for config, overrides in jobs:
-        plan.twice += config.run_id in unique
-        unique.setdefault(config.run_id, (config, overrides))
-    known = _facts([config for config, _ in unique.values()], report)
+        name = config.run_id
+        plan.twice += name in unique
+        unique.setdefault(name, (config, overrides))
+    known = _facts({name: config for name, (config, _) in unique.items()}, report)
     statuses = _statuses(sweep_dir, unique)
     for name, (config, overrides) in unique.items():
         run = PlannedRun(config, list(overrides), RunDir(sweep_dir / name), known[name])
@@ -192,13 +194,13 @@ def make_plan(
     return plan
 
 
-def _facts(configs: list[Config], report: Callable[[int, int], None]) -> dict[str, PairFacts]:
+def _facts(configs: dict[str, Config], report: Callable[[int, int], None]) -> dict[str, PairFacts]:
     """Run → facts, asked for together where classes and image size agree."""
     asked: dict[tuple[int, int, str], dict[str, Pair]] = {}
-    for config in configs:
+    for name, config in configs.items():
         pair = Pair(config.encoder.name, config.decoder.name, json.dumps(config.decoder.options, sort_keys=True))
         setting = (len(config.data.classes), config.training.image_size, config.runtime.cache_dir)
-        asked.setdefault(setting, {})[config.run_id] = pair
+        asked.setdefault(setting, {})[name] = pair
     known: dict[str, PairFacts] = {}
     for (num_classes, image_size, cache_dir), pairs in asked.items():
         found = facts(
