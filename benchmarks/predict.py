@@ -24,7 +24,7 @@ from rich.console import Console
 
 from benchmarks.machine import RESULTS_DIR, keep
 from trash_seg.compose import compose_config
-from trash_seg.engine.step import IMAGENET_MEAN, IMAGENET_STD, choose_device
+from trash_seg.engine.step import IMAGENET_MEAN, IMAGENET_STD, choose_device, has_bf16
 from trash_seg.inference.ensemble import build_ensemble
 from trash_seg.inference.inputs import Inputs, read_inputs
 from trash_seg.inference.load import TrainedRun
@@ -72,8 +72,9 @@ def measure(pair: str, inputs: Inputs, *, size: int, rounds: int, device: torch.
         "loop": lambda f: plain_loop(plain, inputs, f, size=size, device=device),
         "loop, 1 thread": lambda f: plain_loop(plain, inputs, f, size=size, device=device),
         "ours, fp32": lambda f: ours(run, inputs, f, precision="fp32", device=device),
-        "ours, bf16": lambda f: ours(run, inputs, f, precision="bf16", device=device),
     }
+    if device.type == "cuda" or has_bf16():
+        ways["ours, bf16"] = lambda f: ours(run, inputs, f, precision="bf16", device=device)
     # Networks are made before: neither way's time holds it.
     plain, run = make_run(pair, size=size).model.to(device), make_run(pair, size=size)
     rates: dict[str, list[float]] = {name: [] for name in ways}

@@ -28,7 +28,7 @@ class Member:
         try:
             check_precision(training.precision, device)
         except ConfigError as error:
-            raise UserError(f"{error}: --precision") from error
+            raise UserError(f"{error} (--precision fp32)") from error
         self.run, self.views = run, views
         self.precision, self.image_size = training.precision, training.image_size
         self.forward = Forward(training, device=device)
