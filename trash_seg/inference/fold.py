@@ -24,7 +24,8 @@ def fold_batch_norms(model: nn.Module, images: Tensor) -> nn.Module | None:
         None where the logits differ by more than rounding, as where a convolution's output is used elsewhere too.
     """
     folded = copy.deepcopy(model)
-    for norm, conv in _find_pairs(folded, images).items():
+    pairs, expected = _find_pairs(folded, images)
+    for norm, conv in pairs.items():
         assert norm.running_mean is not None and norm.running_var is not None
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
@@ -32,12 +33,12 @@ def fold_batch_norms(model: nn.Module, images: Tensor) -> nn.Module | None:
         # What a subclass does after the norm, such as timm's activation, stands in its children.
         parent, name = _place(folded, norm)
         setattr(parent, name, nn.Sequential(*norm.children()))
-    expected = model(images)
     same = (folded(images) - expected).abs().max() <= TOLERANCE * expected.abs().max()
     return folded if same else None
 
 
-def _find_pairs(model: nn.Module, images: Tensor) -> dict[nn.BatchNorm2d, nn.Conv2d]:
+def _find_pairs(model: nn.Module, images: Tensor) -> tuple[dict[nn.BatchNorm2d, nn.Conv2d], Tensor]:
+    """Each norm with the convolution before it, and the logits."""
     outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}
     pairs: dict[nn.BatchNorm2d, nn.Conv2d] = {}
 
@@ -53,10 +54,10 @@ def _find_pairs(model: nn.Module, images: Tensor) -> dict[nn.BatchNorm2d, nn.Con
     modules = list(model.modules())
     hooks = [m.register_forward_hook(after_conv) for m in modules if isinstance(m, nn.Conv2d)]
     hooks += [m.register_forward_pre_hook(before_norm) for m in modules if isinstance(m, nn.BatchNorm2d)]
-    model(images)
+    logits: Tensor = model(images)
     for hook in hooks:
         hook.remove()
-    return pairs
+    return pairs, logits
 
 
 def _place(model: nn.Module, wanted: nn.Module) -> tuple[nn.Module, str]:
