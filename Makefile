@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS ?= --numprocesses auto --maxprocesses 4 --dist loadgroup
 export NO_ALBUMENTATIONS_UPDATE = 1
 
 .PHONY: help demo test test-unit lint format clean
@@ -23,10 +24,10 @@ demo: $(VENV)/.run  ## train one small pair on the built-in toy dataset and name
 	$(BIN)/python -m trash_seg.train sweep.name=demo
 
 test: $(VENV)/.test  ## all tests (Slurm and browser tests where these are installed)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 test-unit: $(VENV)/.test  ## the quick tests only
-	$(BIN)/python -m pytest -m 'not slow and not slurm'
+	$(BIN)/python -m pytest $(WORKERS) -m 'not slow and not slurm'
 
 lint: $(VENV)/.test  ## ruff and mypy
 	$(BIN)/ruff format --check .

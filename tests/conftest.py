@@ -15,6 +15,9 @@ PEER = ROOT.parent / "shared" / "peers" / "notebook_baseline.py"
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may need a network
+workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+# torch reads it when it starts: processes side by side share the cores out.
+os.environ.setdefault("OMP_NUM_THREADS", str(max(len(os.sched_getaffinity(0)) // workers, 1)))
 
 needs_trash190 = pytest.mark.skipif(not TRASH190.exists(), reason=f"{TRASH190} is not there")
 
@@ -36,7 +39,10 @@ Train = Callable[..., Completed]
 @pytest.fixture(scope="session", autouse=True)
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One cache for all tests, so that the toy dataset is drawn once; nothing is left in the user's own."""
-    path = tmp_path_factory.mktemp("cache")
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ  # its folder lies in the one that all workers share
+    shared = tmp_path_factory.getbasetemp().parent if is_worker else tmp_path_factory.getbasetemp()
+    path = shared / "cache"
+    path.mkdir(exist_ok=True)
     os.environ["TRASH_SEG_CACHE_DIR"] = str(path)
     yield path
     del os.environ["TRASH_SEG_CACHE_DIR"]

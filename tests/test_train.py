@@ -369,7 +369,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(finished_run: Path, tmp_path: 
     status = files.read_status()
     assert status["state"] == "failed"
     assert "File too large" in status["error"]
-    assert "the last checkpoint is intact" in status["hint"]
+    assert "what was saved is intact" in status["hint"]
     assert files.last_path.read_bytes() == before
     assert not list(files.path.glob(".*.tmp"))
 

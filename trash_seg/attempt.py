@@ -170,7 +170,7 @@ class Attempt:
         elif isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
             hint = "BatchNorm cannot train on one value a channel: raise training.batch_size or training.image_size"
         elif isinstance(error, OSError) and error.errno in NO_SPACE:
-            hint = "the last checkpoint is intact: once there is space, the same command goes on"
+            hint = "what was saved is intact: once there is space, the same command goes on"
         message = f"{cause}. {hint}" if hint else cause
         trace = "".join(traceback.format_exception(error))
         return self.end("failed", message, error=cause, hint=hint, traceback=trace)

@@ -36,7 +36,7 @@ class PoolLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Called by other sweepers."""
-        raise NotImplementedError("hydra/launcher=pool works with hydra/sweeper=grid")
+        raise NotImplementedError("hydra/launcher=pool works with hydra/sweeper=grid and halving")
 
 
 class SlurmLauncher(Launcher):
@@ -63,4 +63,4 @@ class SlurmLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Called by other sweepers."""
-        raise NotImplementedError("hydra/launcher=slurm works with hydra/sweeper=grid")
+        raise NotImplementedError("hydra/launcher=slurm works with hydra/sweeper=grid and halving")

@@ -4,13 +4,13 @@ import csv
 import dataclasses
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Train
-from tests.sweep.cluster import needs_slurm, running_cluster, wait_until
+from tests.sweep.cluster import needs_slurm, wait_until
 from tests.sweep.test_pool import run, start, statuses
 from tests.sweep.test_slurm import Sweep
 from trash_seg.compose import compose_config
@@ -203,13 +203,8 @@ def test_what_halving_cannot_compare(train: Train) -> None:
         assert "Traceback" not in answer.output
 
 
-@pytest.fixture
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with running_cluster(tmp_path_factory.mktemp("slurm")) as environment:
-        yield environment
-
-
 @pytest.mark.slurm
+@pytest.mark.xdist_group("slurm")
 @needs_slurm
 def test_halving_on_slurm(cluster: dict[str, str], tmp_path: Path) -> None:
     sweep = Sweep(cluster, tmp_path)

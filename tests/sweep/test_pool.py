@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,17 +31,17 @@ def states(folder: Path) -> dict[int, str]:
     return {status["seed"]: status["state"] for status in statuses(folder).values()}
 
 
-def start(*arguments: str, cwd: Path, script: Path | None = None) -> subprocess.Popen[str]:
+def start(*arguments: str, cwd: Path, script: Path | None = None, **environment: str) -> subprocess.Popen[str]:
     """A sweep that can be killed with everything it starts: it leads a session of its own."""
     command = [sys.executable, *([str(script)] if script else ["-m", "trash_seg.train"]), *arguments]
     return subprocess.Popen(
-        command, cwd=cwd, env=command_environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        start_new_session=True,
+        command, cwd=cwd, env=command_environment() | environment, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
 
 
-def run(*arguments: str, cwd: Path, script: Path | None = None) -> Completed:
-    process = start(*arguments, cwd=cwd, script=script)
+def run(*arguments: str, cwd: Path, script: Path | None = None, **environment: str) -> Completed:
+    process = start(*arguments, cwd=cwd, script=script, **environment)
     output = process.communicate()[0]
     return Completed(process.returncode, output)
 
@@ -110,6 +112,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Signa
     assert process.returncode == 75, output
     assert list(states(tmp_path).values()) == ["interrupted"]
     assert "0 done, 0 failed, 2 not finished" in output
+    assert re.search(r"interrupted \(1 of 2\): \S+: [1-9]\d* of 40 epochs done", output)
     assert "this goes on: python -m trash_seg.train -m" in output
 
 
@@ -170,6 +173,19 @@ def test_gpus_are_handed_out_round_robin(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [slot.gpu for slot in machine.slots(device="cpu", num_jobs=3, jobs_per_gpu=2, memory=None, num_runs=9)] == [
         None
     ] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_each_job_sees_its_gpu_before_cuda_starts(tmp_path: Path) -> None:
+    """Against torch's own CUDA runtime, which asks a driver that notes what it is asked (`driver.c`)."""
+    for name in ("libcuda.so.1", "libnvidia-ml.so.1"):
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / name, ROOT / "tests/sweep/driver.c"], check=True)
+    notes = tmp_path / "notes"
+    answer = run(*SWEEP, "seed=1,2,3,4", cwd=tmp_path, LD_LIBRARY_PATH=str(tmp_path), DRIVER_NOTES=str(notes))
+    assert answer.code == 0, answer.output
+    # Once a job and nowhere else: neither the launcher nor the fork server has started CUDA.
+    assert sorted(notes.read_text().split()) == ["0", "0", "1", "1"]
 
 
 def test_a_cpu_runs_no_more_jobs_than_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:

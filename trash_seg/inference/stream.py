@@ -105,7 +105,7 @@ def stream(
         reader: Reads for them.
         batch_size: Windows a batch.
         probabilities: Whether outputs need them.
-        num_threads: That read ahead, at most two batches of images.
+        num_threads: That read ahead, at most two batches of images a stream.
         num_streams: Batches that run side by side, each on its share of the CPU threads: faster than one after the
             other on all of them, and rounded differently in the last bits.
     """
@@ -115,7 +115,7 @@ def stream(
     running: deque[_Batch] = deque()
     share = max(torch.get_num_threads() // num_streams, 1)
     with ThreadPoolExecutor(num_streams, initializer=torch.set_num_threads, initargs=(share,)) as pool:
-        for sample in _read_ahead(items, reader, num_threads=num_threads, ahead=2 * batch_size):
+        for sample in _read_ahead(items, reader, num_threads=num_threads, ahead=2 * batch_size * num_streams):
             if isinstance(sample, Failure):
                 yield sample
                 continue

@@ -20,7 +20,7 @@ class View:
 
     def __init__(self, console: Console, *, total: int) -> None:
         self._console, self._total = console, total
-        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._ended: Counter[str] = Counter()
         self._units_done = 0.0
         self._began = time.monotonic()
@@ -50,10 +50,13 @@ class View:
         """A run has ended, here or elsewhere."""
         self._ended[status["state"]] += 1
         self._units_done += run.work.units
-        best = status.get("best")
-        what = f"mIoU {best['miou']:.4f} at epoch {best['epoch']}" if best else ""
-        if status["state"] not in ("done", "interrupted", "pruned"):
-            what = str(status["error"])
+        match status["state"]:
+            case "interrupted":
+                what = f"{status.get('epoch', 0)} of {run.config.training.epochs} epochs done"
+            case "done" | "pruned":
+                what = f"mIoU {status['best']['miou']:.4f} at epoch {status['best']['epoch']}"
+            case _:
+                what = str(status["error"])
         self.say(f"{status['state']} ({sum(self._ended.values())} of {self._total}): {run.files.name}: {what}")
 
     def update(
