@@ -131,6 +131,18 @@ def test_a_full_disk_is_said_and_the_run_goes_on(tmp_path: Path, caplog: pytest.
     assert caches(tmp_path) == [] and not list(tmp_path.glob(".samples-*.tmp"))
 
 
+@pytest.mark.parametrize(("name", "size"), [("images.npy", 100), ("about.json", 0), ("pixels.npy", None)])
+def test_a_damaged_cache_is_named(tmp_path: Path, name: str, size: int | None) -> None:
+    open_with(f"runtime.cache_dir={tmp_path}")
+    path = caches(tmp_path)[0] / name
+    if size is None:
+        path.unlink()
+    else:
+        os.truncate(path, size)
+    with pytest.raises(DataError, match=rf"{path.parent}: is damaged .*; delete it, and it is built again"):
+        open_with(f"runtime.cache_dir={tmp_path}")
+
+
 def test_an_image_that_breaks_while_building_is_one_clear_error(tmp_path: Path) -> None:
     root, cache = tmp_path / "data", tmp_path / "cache"
     train, val = clean(root)

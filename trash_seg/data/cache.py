@@ -26,6 +26,7 @@ from rich.progress import track
 from trash_seg.data.findings import Finding, raise_errors
 from trash_seg.data.samples import SampleReader
 from trash_seg.data.source import Unit, check_headers
+from trash_seg.errors import DataError
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def open_cache(
         progress: Show a bar on a terminal.
 
     Raises:
-        DataError: An image cannot be used.
+        DataError: An image cannot be used, or the cache is damaged.
         OSError: The cache cannot be written. Nothing is left of it.
     """
     directory = cache_dir / f"samples-{_key(unit, reader, class_indices)}"
@@ -180,7 +181,10 @@ def num_cores() -> int:
 
 
 def _map(directory: Path) -> Cached:
-    about = json.loads((directory / "about.json").read_bytes())
-    images, masks = (np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r")) for name in ("images", "masks"))
-    findings = [Finding(**finding) for finding in about["findings"]]
-    return Cached(images, masks, np.load(directory / "pixels.npy"), findings)
+    try:
+        about = json.loads((directory / "about.json").read_bytes())
+        images, masks = (np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r")) for name in ("images", "masks"))
+        findings = [Finding(**finding) for finding in about["findings"]]
+        return Cached(images, masks, np.load(directory / "pixels.npy"), findings)
+    except (ValueError, EOFError, FileNotFoundError) as error:
+        raise DataError(f"{directory}: is damaged ({error}); delete it, and it is built again") from error
