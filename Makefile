@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= --numprocesses auto --maxprocesses 4 --dist loadgroup
+WORKERS ?= --numprocesses auto --maxprocesses 4 --dist loadfile  # a file shares its fixtures, and Slurm the cores
 export NO_ALBUMENTATIONS_UPDATE = 1
 
 .PHONY: help demo test test-unit lint format clean

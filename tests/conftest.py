@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import rich
 
 ROOT = Path(__file__).parents[1]
 TRASH190 = ROOT.parent / "shared" / "data" / "trash190"
@@ -59,6 +60,12 @@ def command_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
 
 
+def widen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A console of 200 columns, whatever the one that an earlier test has left in this process was like."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(rich, "_console", None)
+
+
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Train:
     """`python -m trash_seg.train` in an empty folder, without the seconds that a new process takes to import torch."""
@@ -67,7 +74,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     def run(*arguments: str) -> Completed:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["train", *arguments])
-        monkeypatch.setenv("COLUMNS", "200")
+        widen(monkeypatch)
         try:
             code = main()
         except SystemExit as leave:

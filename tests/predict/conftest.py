@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from tests.conftest import Completed
+from tests.conftest import Completed, widen
 from trash_seg.compose import compose_config
 from trash_seg.models.build import build_model
 from trash_seg.predict import main
@@ -57,7 +57,7 @@ def predict(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     """`python -m trash_seg.predict`, without the seconds that a new process takes to import torch."""
 
     def run(*arguments: object) -> Completed:
-        monkeypatch.setenv("COLUMNS", "200")
+        widen(monkeypatch)
         threads = torch.get_num_threads()
         try:
             code = main([str(argument) for argument in arguments])

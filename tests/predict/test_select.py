@@ -56,7 +56,8 @@ def test_select_prints_what_each_run_adds_and_predicts_with_the_rest(tmp_path: P
     masks = tmp_path / "masks"
     completed = predict(toy_run, *others, "--select", "--split", "test", "--masks", masks)
     assert completed.code == 0, completed.output
-    assert "95 % interval" in completed.output and "of 3 runs are kept" in completed.output
+    assert "95 % interval" in completed.output, completed.output
+    assert "of 3 runs are kept" in completed.output
     for run in (toy_run, *others):
         assert run.name in completed.output
     assert len(list(masks.rglob("*.png"))) == 12

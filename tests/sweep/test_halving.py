@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Train
-from tests.sweep.cluster import needs_slurm, wait_until
+from tests.sweep.cluster import wait_until
 from tests.sweep.test_pool import run, start, statuses
-from tests.sweep.test_slurm import Sweep
 from trash_seg.compose import compose_config
 from trash_seg.rundir import TIME_COLUMNS, RunDir
 from trash_seg.sweep.halving import Halving, best_until, better_half, rungs
@@ -201,14 +200,3 @@ def test_what_halving_cannot_compare(train: Train) -> None:
         assert answer.code == 2, answer.output
         assert words in answer.output
         assert "Traceback" not in answer.output
-
-
-@pytest.mark.slurm
-@pytest.mark.xdist_group("slurm")
-@needs_slurm
-def test_halving_on_slurm(cluster: dict[str, str], tmp_path: Path) -> None:
-    sweep = Sweep(cluster, tmp_path)
-    answer = sweep.run("decoder=FPN", *GRID[4:])
-    assert answer.code == 0, answer.output
-    check_finished(tmp_path)
-    assert len(sweep.jobs()) == 7  # 4, 2 and 1

@@ -5,18 +5,26 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Completed, command_environment
-from tests.sweep.cluster import needs_slurm, wait_until
+from tests.sweep.cluster import needs_slurm, running_cluster, wait_until
+from tests.sweep.test_halving import GRID, check_finished
 from tests.sweep.test_pool import statuses
 from trash_seg.rundir import TIME_COLUMNS, RunDir
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm"), needs_slurm]
+pytestmark = [pytest.mark.slurm, needs_slurm]
 QUICK = ("-m", "encoder=resnet18", "training.image_size=64")
 SLURM = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.poll_seconds=1")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with running_cluster(tmp_path_factory.mktemp("slurm")) as environment:
+        yield environment
 
 
 class Sweep:
@@ -167,3 +175,10 @@ def test_what_slurm_refuses_is_said_in_a_line(sweep: Sweep) -> None:
     assert answer.code != 0
     assert "nvalid partition" in answer.output.splitlines()[-1]
     assert "Traceback" not in answer.output
+
+
+def test_halving(sweep: Sweep) -> None:
+    answer = sweep.run("decoder=FPN", *GRID[4:])
+    assert answer.code == 0, answer.output
+    check_finished(sweep.folder)
+    assert len(sweep.jobs()) == 7  # 4, 2 and 1
