@@ -50,11 +50,12 @@ class View:
         """A run has ended, here or elsewhere."""
         self._ended[status["state"]] += 1
         self._units_done += run.work.units
+        best = status.get("best")
         match status["state"]:
             case "interrupted":
                 what = f"{status.get('epoch', 0)} of {run.config.training.epochs} epochs done"
             case "done" | "pruned":
-                what = f"mIoU {status['best']['miou']:.4f} at epoch {status['best']['epoch']}"
+                what = f"mIoU {best['miou']:.4f} at epoch {best['epoch']}" if best else ""
             case _:
                 what = str(status["error"])
         self.say(f"{status['state']} ({sum(self._ended.values())} of {self._total}): {run.files.name}: {what}")
