@@ -13,6 +13,7 @@ from trash_seg.data.cache import num_cores
 from trash_seg.data.dataset import Dataset, open_dataset
 from trash_seg.data.device import DeviceLoader, num_bytes, runs_on_device
 from trash_seg.data.loader import Loader
+from trash_seg.engine.allocator import keep_freed_memory
 from trash_seg.engine.events import EventWriter
 from trash_seg.engine.fit import Fit, Position
 from trash_seg.engine.loss import build_loss
@@ -21,6 +22,7 @@ from trash_seg.engine.samples import write_samples
 from trash_seg.engine.step import Step, captures, check_precision, choose_device
 from trash_seg.errors import ConfigError
 from trash_seg.models.build import build_model
+from trash_seg.models.fuse import fuse
 from trash_seg.models.pairs import count_flops, count_parameters
 from trash_seg.rundir import RunDir
 from trash_seg.stop import StopRequest
@@ -74,6 +76,9 @@ def train(config: Config, files: RunDir, *, stop: StopRequest, notes: Notes, num
         parameters=count_parameters(model),
         gflops=None if flops is None else flops / 1e9,
     )
+    if device.type == "cpu":
+        keep_freed_memory()
+        fuse(model)
     dataset = open_dataset(config.data, image_size=config.training.image_size, runtime=config.runtime)
     notes.note_data(
         fingerprint=dataset.fingerprint,

@@ -13,6 +13,7 @@ from trash_seg.inference.fold import fold_batch_norms
 from trash_seg.inference.load import TrainedRun
 from trash_seg.inference.views import VIEWS, View
 from trash_seg.models.build import one_line
+from trash_seg.models.fuse import UpsamplingConv2d, fuse
 
 
 class Member:
@@ -33,6 +34,8 @@ class Member:
         self.precision, self.image_size = training.precision, training.image_size
         self.forward = Forward(training, device=device)
         self.model = self.forward.place_model(run.model)
+        if device.type == "cpu":  # as in training, to the last bit
+            fuse(self.model)
         stride = int(self.model.encoder.output_stride)  # type: ignore[union-attr, arg-type]
         scaled = [max(round(self.image_size * scale / stride), 1) * stride for scale in scales if scale != 1]
         self.sizes = [*([self.image_size] if 1 in scales else []), *scaled]
@@ -97,6 +100,9 @@ class Ensemble:
             images = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8, generator=torch.Generator())
             folded = fold_batch_norms(member.model, member.forward.place(images))
             member.model = member.model if folded is None else folded
+            for module in member.model.modules():
+                if isinstance(module, UpsamplingConv2d):
+                    module.fix()
 
     @torch.inference_mode()
     def predict(self, images: Mapping[int, Tensor], *, probabilities: bool) -> tuple[Tensor, Tensor | None]:

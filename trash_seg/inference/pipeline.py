@@ -7,6 +7,7 @@ import torch
 from rich.console import Console
 
 from trash_seg.config import DataConfig
+from trash_seg.engine.allocator import keep_freed_memory
 from trash_seg.engine.step import choose_device
 from trash_seg.errors import UserError
 from trash_seg.inference.ensemble import Ensemble, build_ensemble
@@ -26,6 +27,8 @@ def run_prediction(options: Options, console: Console) -> int:
     """
     check_outputs(options)
     device = choose_device(options.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
     runs = [load_run(path, allow_unfinished=options.allow_unfinished) for path in options.runs]

@@ -1,0 +1,69 @@
+import copy
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
+from torch import nn
+
+from trash_seg.models.fuse import TrimmedConv2d, UpsamplingConv2d, fuse
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "options", "num_upsampling", "num_trimmed"),
+    [
+        ("resnet18", "Unet", {}, 5, 0),
+        ("mit_b0", "Unet", {}, 5, 0),  # its first feature has no channels
+        ("tu-convnext_atto", "Unet", {}, 5, 0),  # a level is enlarged by more than 2
+        ("resnet18", "Unet", {"decoder_use_norm": False}, 5, 0),
+        ("resnet18", "Unet", {"decoder_interpolation": "bilinear"}, 0, 0),
+        ("resnet18", "Unet", {"decoder_attention_type": "scse"}, 0, 0),
+        ("resnet18", "UnetPlusPlus", {}, 11, 0),
+        ("resnet18", "DeepLabV3", {}, 0, 11),
+        ("resnet18", "DeepLabV3Plus", {}, 0, 7),
+    ],
+)
+def test_the_fused_network_is_the_same_function_of_the_same_weights(
+    encoder: str, decoder: str, options: dict[str, object], num_upsampling: int, num_trimmed: int
+) -> None:
+    torch.manual_seed(0)
+    plain = smp.create_model(decoder, encoder, encoder_weights=None, classes=3, **options).double()
+    fused = copy.deepcopy(plain)
+    fuse(fused)
+    kinds = [type(module) for module in fused.modules()]
+    assert (kinds.count(UpsamplingConv2d), kinds.count(TrimmedConv2d)) == (num_upsampling, num_trimmed)
+    assert list(fused.state_dict()) == list(plain.state_dict())
+
+    images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    gradients = []
+    for network in (plain, fused):
+        torch.manual_seed(1)  # dropout
+        logits = network(images)
+        logits.square().mean().backward()
+        gradients.append([logits, *(weight.grad for weight in network.parameters() if weight.grad is not None)])
+    for expected, value in zip(*gradients, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(("size", "dilation", "num_weights"), [(8, 8, 1), (8, 7, 9), (8, 12, 1), (9, 8, 9)])
+def test_outer_weights_are_left_out_only_where_they_meet_padding(size: int, dilation: int, num_weights: int) -> None:
+    conv = nn.Conv2d(2, 2, 3, padding=dilation, dilation=dilation)
+    images = torch.randn(1, 2, size, size)
+    expected = conv(images)
+    fuse(conv)
+    value = conv(images)
+    torch.testing.assert_close(value, expected)
+    value.sum().backward()
+    assert conv.weight.grad is not None
+    assert int((conv.weight.grad[0, 0] != 0).sum()) == num_weights
+
+
+def test_a_fixed_kernel_gives_the_same_without_the_weights_it_stands_for() -> None:
+    block = UnetDecoderBlock(in_channels=4, skip_channels=3, out_channels=5).eval()
+    fuse(block)
+    features, skip = torch.randn(2, 4, 8, 8), torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = block(features, 16, 16, skip)
+        block.conv1[0].fix()
+        block.conv1[0].weight[:, :4] = 0
+        torch.testing.assert_close(block(features, 16, 16, skip), expected)

@@ -1,0 +1,108 @@
+"""The same function of the same weights with less arithmetic: for CPUs, where that is what a convolution costs.
+
+Names and shapes of the weights stay, so that files fit either form; results differ in rounding only.
+"""
+
+from typing import Any
+
+import torch
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
+from segmentation_models_pytorch.decoders.unetplusplus.decoder import DecoderBlock as UnetPlusPlusBlock
+from torch import Tensor, nn
+from torch.nn import functional
+
+SHARES = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+"""Which of a row's 3 weights each of the 4 weights of `upsampling_kernel` sums."""
+
+
+def fuse(model: nn.Module) -> None:
+    """Changes the network in place: upsampling within the blocks of Unet and Unet++, and dilated convolutions."""
+    module: Any
+    for module in model.modules():
+        if type(module) in FUSED and _is_fusible(module):
+            module.__class__ = FUSED[type(module)]
+            module.conv1[0].__class__ = UpsamplingConv2d
+        elif type(module) is nn.Conv2d and module.dilation != (1, 1) and _is_centred(module):
+            module.__class__ = TrimmedConv2d
+
+
+def upsampling_kernel(weight: Tensor) -> Tensor:
+    """Of the transposed convolution (stride 2, padding 1) that equals nearest ×2 upsampling, then a 3×3 convolution.
+
+    Each result meets 2×2 pixels instead of 3×3, some of which were copies of each other.
+
+    Args:
+        weight: (C_out, C_in, 3, 3), of the convolution with padding 1.
+
+    Returns:
+        (C_in, C_out, 4, 4).
+    """
+    shares = weight.new_tensor(SHARES)
+    with torch.autocast(weight.device.type, enabled=False):
+        return torch.einsum("ai,bj,ocij->coab", shares, shares, weight)
+
+
+class UpsamplingConv2d(nn.Conv2d):
+    """A 3×3 convolution that can also upsample its input, and join another to it, without making the joined map."""
+
+    kernel: Tensor | None = None
+    """What `fix` has computed."""
+
+    def forward(self, input: Tensor, other: Tensor | None = None, *, upsample: bool = False) -> Tensor:
+        """The convolution of `input`; with `upsample` that of `cat([nearest ×2 of input, other], 1)`."""
+        if not upsample:
+            return super().forward(input)
+        num = input.shape[1]
+        kernel = upsampling_kernel(self.weight[:, :num]) if self.kernel is None else self.kernel[:num]
+        joined = functional.conv_transpose2d(input, kernel, self.bias, stride=2, padding=1)
+        if other is not None and other.shape[1]:
+            joined = joined + functional.conv2d(other, self.weight[:, num:], padding=1)
+        return joined
+
+    def fix(self) -> None:
+        """For weights that change no more."""
+        self.kernel = upsampling_kernel(self.weight.detach())
+
+
+class TrimmedConv2d(nn.Conv2d):
+    """A dilated 3×3 convolution, whose outer weights meet nothing but padding where the input is small."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: D102 - the class says it
+        if min(self.dilation) < max(input.shape[2:]):
+            return super().forward(input)
+        return functional.conv2d(input, self.weight[:, :, 1:2, 1:2], self.bias, groups=self.groups)
+
+
+class _FusedUnetBlock(UnetDecoderBlock):  # type: ignore[misc]  # SMP has no types
+    def forward(
+        self, feature_map: Tensor, target_height: int, target_width: int, skip_connection: Tensor | None = None
+    ) -> Any:
+        if (target_height, target_width) != (2 * feature_map.shape[2], 2 * feature_map.shape[3]):
+            return super().forward(feature_map, target_height, target_width, skip_connection)
+        return self.attention2(_convolve(self, feature_map, skip_connection))
+
+
+class _FusedUnetPlusPlusBlock(UnetPlusPlusBlock):  # type: ignore[misc]
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Any:
+        return self.attention2(_convolve(self, x, skip))
+
+
+FUSED: dict[type[nn.Module], type[nn.Module]] = {
+    UnetDecoderBlock: _FusedUnetBlock,
+    UnetPlusPlusBlock: _FusedUnetPlusPlusBlock,
+}
+
+
+def _convolve(block: Any, features: Tensor, skip: Tensor | None) -> Any:
+    conv, norm, activation = block.conv1
+    return block.conv2(activation(norm(conv(features, skip, upsample=True))))
+
+
+def _is_fusible(block: Any) -> bool:
+    if block.interpolation_mode != "nearest" or block.conv1 is None:  # Unet++ has empty blocks
+        return False
+    return isinstance(block.attention1.attention, nn.Identity)
+
+
+def _is_centred(conv: nn.Conv2d) -> bool:
+    return conv.kernel_size == (3, 3) and conv.stride == (1, 1) and conv.padding == conv.dilation
