@@ -4,18 +4,25 @@
 
 DATA holds images. Both decode the same files and write index masks at the image's own size as PNG (ours enlarges
 probabilities, the loop labels, which costs less). The networks have the weights they begin with: that takes the same
-time. Ours and the loop take turns, so that what else the machine does meets both; medians are compared, and the medians
-of the ratios to the faster of the loop's two ways in the same round: on all threads, and on one.
+time. Each way is a process of its own, as a user starts it, and they take turns, so that what else the machine does
+meets both. Compared are medians, and the medians of the ratios to the faster of the loop's two ways in the same round:
+on all threads, and on one.
 """
 
 import argparse
+import itertools
 import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +31,7 @@ from rich.console import Console
 
 from benchmarks.machine import RESULTS_DIR, keep
 from trash_seg.compose import compose_config
+from trash_seg.engine.allocator import keep_freed_memory
 from trash_seg.engine.step import IMAGENET_MEAN, IMAGENET_STD, choose_device, has_bf16
 from trash_seg.inference.ensemble import build_ensemble
 from trash_seg.inference.inputs import Inputs, read_inputs
@@ -34,6 +42,8 @@ from trash_seg.models.build import build_model
 from trash_seg.predict import parser
 
 GOAL = 1.5
+work: Callable[[Path], None]
+"""What this process does in a round."""
 
 
 def plain_loop(model: torch.nn.Module, inputs: Inputs, folder: Path, *, size: int, device: torch.device) -> None:
@@ -66,27 +76,46 @@ def make_run(pair: str, *, size: int) -> TrainedRun:
     return TrainedRun(pair, config, build_model(config).eval(), 0, 0.0)
 
 
-def measure(pair: str, inputs: Inputs, *, size: int, rounds: int, device: torch.device) -> dict[str, list[float]]:
+def start(way: str, pair: str, data: Path, *, size: int, num_images: int, device: torch.device, threads: int) -> None:
+    """Makes the network in a process that is one way's own: neither way's time holds it."""
+    global work
+    torch.set_num_threads(threads)
+    run = make_run(pair, size=size)
+    inputs = Inputs(read_inputs([data], images_dir=None, config=run.config).items[:num_images])
+    if way.startswith("loop"):
+        model = run.model.to(device)
+        work = lambda folder: plain_loop(model, inputs, folder, size=size, device=device)  # noqa: E731
+    else:
+        if device.type == "cpu":
+            keep_freed_memory()  # as `trash_seg.predict` does
+        work = lambda folder: ours(run, inputs, folder, precision=way.split()[-1], device=device)  # noqa: E731
+
+
+def once() -> float:
+    """Seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        work(Path(folder))
+        return time.perf_counter() - started
+
+
+def measure(pair: str, data: Path, *, size: int, num_images: int, rounds: int, device: torch.device) -> dict[str, Any]:
     """Images/s of each way, round by round; the first round warms up."""
-    ways: dict[str, Callable[[Path], None]] = {
-        "loop": lambda f: plain_loop(plain, inputs, f, size=size, device=device),
-        "loop, 1 thread": lambda f: plain_loop(plain, inputs, f, size=size, device=device),
-        "ours, fp32": lambda f: ours(run, inputs, f, precision="fp32", device=device),
-    }
-    if device.type == "cuda" or has_bf16():
-        ways["ours, bf16"] = lambda f: ours(run, inputs, f, precision="bf16", device=device)
-    # Networks are made before: neither way's time holds it.
-    plain, run = make_run(pair, size=size).model.to(device), make_run(pair, size=size)
-    rates: dict[str, list[float]] = {name: [] for name in ways}
     threads = torch.get_num_threads()
-    for number in range(rounds + 1):
-        for name, way in ways.items():
-            with tempfile.TemporaryDirectory() as folder:
-                torch.set_num_threads(1 if name == "loop, 1 thread" else threads)
-                started = time.perf_counter()
-                way(Path(folder))
-                rate = len(inputs.items) / (time.perf_counter() - started)
-                torch.set_num_threads(threads)
+    ways = {"loop": threads, "loop, 1 thread": 1, "ours, fp32": threads}
+    if device.type == "cuda" or has_bf16():
+        ways["ours, bf16"] = threads
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    with ExitStack() as stack:
+        pools = {}
+        for name, number in ways.items():
+            settings: dict[str, Any] = {"size": size, "num_images": num_images, "device": device, "threads": number}
+            pool = ProcessPoolExecutor(
+                1, mp_context=get_context("spawn"), initializer=partial(start, name, pair, data, **settings)
+            )
+            pools[name] = stack.enter_context(pool)
+        for number, (name, pool) in itertools.product(range(rounds + 1), pools.items()):
+            rate = num_images / pool.submit(once).result()
             if number:
                 rates[name].append(rate)
                 print(f"{pair:36} round {number}  {name:14} {rate:7.2f} images/s", flush=True)
@@ -105,11 +134,11 @@ def main() -> int:
     given = cli.parse_args()
     device = choose_device(given.device)
     pairs = given.pairs.split(",")
-    inputs = read_inputs([given.data], images_dir=None, config=make_run(pairs[0], size=given.size).config)
-    inputs = Inputs(inputs.items[: given.num_images])
+    found = read_inputs([given.data], images_dir=None, config=make_run(pairs[0], size=given.size).config)
+    num_images = min(given.num_images, len(found.items))
     results = {}
     for pair in pairs:
-        rates = measure(pair, inputs, size=given.size, rounds=given.rounds, device=device)
+        rates = measure(pair, given.data, size=given.size, num_images=num_images, rounds=given.rounds, device=device)
         # On busy machines one thread can beat several: the loop is granted what suits it best in each round.
         loop = [max(pair) for pair in zip(rates["loop"], rates["loop, 1 thread"], strict=True)]
         ratios = {
@@ -124,7 +153,7 @@ def main() -> int:
             )
     keep(
         given.out, device=str(device), num_threads=torch.get_num_threads(), size=given.size,
-        num_images=len(inputs.items), results=results,
+        num_images=num_images, results=results,
     )  # fmt: skip
     best = [max(result["ratio"].values()) for result in results.values()]
     print(f"goal {GOAL}: {'reached' if min(best) >= GOAL else 'missed'}")

@@ -66,7 +66,7 @@ def _add_method(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--window", type=positive_count, metavar="PX", help=text)
     text = "least share of a window that its neighbour covers too (%(default)s)"
     group.add_argument("--overlap", type=_share, default=0.25, metavar="SHARE", help=text)
-    text = "images (or windows) a batch; default: as in training; on a CPU 2, where nothing is scored"
+    text = "images (or windows) a batch; default: as in training; on a CPU 4, where nothing is scored"
     group.add_argument("--batch-size", type=positive_count, metavar="N", help=text)
     group.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: CUDA if there is one"

@@ -29,8 +29,8 @@ from trash_seg.inference.stream import Failure, Prediction, Reader, stream
 from trash_seg.inference.truth import Truth, show_scores
 from trash_seg.rundir import replacing
 
-CPU_BATCH_SIZE = 2
-"""Fits the processor's caches better than more, and takes fewer calls than one."""
+CPU_BATCH_SIZE = 4
+"""A stream: fits the processor's caches better than more, and takes fewer calls than less."""
 
 
 class IncompleteError(Exception):
