@@ -1,4 +1,7 @@
-"""What each part of a job brings: epochs of training and validation, from the log's way to ours, part by part."""
+"""What each part of a job brings: epochs of training and validation, from the log's way to ours, part by part.
+
+That freed memory is kept on a CPU (`trash_seg.engine.allocator`) holds for a whole process, so all lines have it.
+"""
 
 import itertools
 import statistics
@@ -17,9 +20,11 @@ from trash_seg.compose import compose_config
 from trash_seg.config import Config
 from trash_seg.data.dataset import open_dataset
 from trash_seg.data.loader import Split
+from trash_seg.engine.allocator import keep_freed_memory
 from trash_seg.engine.loss import build_loss
 from trash_seg.engine.step import Step, choose_device, has_bf16
 from trash_seg.models.build import build_model
+from trash_seg.models.fuse import fuse
 from trash_seg.training import build_loaders
 
 Epoch = Callable[[int], object]
@@ -63,9 +68,13 @@ def ablate(pair: str, root: Path, *, size: int, rounds: int) -> dict[str, list[f
         "+ metric on the device": _our_epoch(config, dataset, device),
         "+ channels_last": _our_epoch(with_(common, "training.channels_last=true"), dataset, device),
     }
+    if device.type == "cpu":
+        keep_freed_memory()
+        changed = with_(common, "training.channels_last=true")
+        steps["+ fused network"] = _our_epoch(changed, dataset, device, fused=True)
     if device.type == "cuda" or has_bf16():
         changed = with_(common, "training.channels_last=true", "training.precision=bf16")
-        steps["+ bf16"] = _our_epoch(changed, dataset, device)
+        steps["+ bf16"] = _our_epoch(changed, dataset, device, fused=device.type == "cpu")
     if device.type == "cuda":
         fast = ["training.channels_last=true", "training.precision=bf16", "runtime.step=auto"]
         steps["+ captured graph"] = _our_epoch(with_(common, *fast), dataset, device)
@@ -107,11 +116,16 @@ def _their_epoch(pair: str, train: Dataset[Any], val: Dataset[Any], *, device: t
     return epoch
 
 
-def _our_epoch(config: Config, dataset: Any, device: torch.device, *, count_on_host: bool = False) -> Epoch:
+def _our_epoch(
+    config: Config, dataset: Any, device: torch.device, *, count_on_host: bool = False, fused: bool = False
+) -> Epoch:
     train, val = build_loaders(config, dataset, device)
     torch.manual_seed(0)
+    model = build_model(config)
+    if fused:
+        fuse(model)
     step = Step(
-        build_model(config), config=config, criterion=build_loss(config.loss, pixels=None, device=device),
+        model, config=config, criterion=build_loss(config.loss, pixels=None, device=device),
         steps_per_epoch=train.num_batches, device=device, train_samples=train.samples, val_samples=val.samples,
         capture=config.runtime.step != "eager" and device.type == "cuda",
     )  # fmt: skip
