@@ -83,12 +83,11 @@ def start(way: str, pair: str, data: Path, *, size: int, num_images: int, device
     run = make_run(pair, size=size)
     inputs = Inputs(read_inputs([data], images_dir=None, config=run.config).items[:num_images])
     if way.startswith("loop"):
-        model = run.model.to(device)
-        work = lambda folder: plain_loop(model, inputs, folder, size=size, device=device)  # noqa: E731
+        work = partial(plain_loop, run.model.to(device), inputs, size=size, device=device)
     else:
         if device.type == "cpu":
             keep_freed_memory()  # as `trash_seg.predict` does
-        work = lambda folder: ours(run, inputs, folder, precision=way.split()[-1], device=device)  # noqa: E731
+        work = partial(ours, run, inputs, precision=way.split()[-1], device=device)
 
 
 def once() -> float:

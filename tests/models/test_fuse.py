@@ -58,6 +58,14 @@ def test_outer_weights_are_left_out_only_where_they_meet_padding(size: int, dila
     assert int((conv.weight.grad[0, 0] != 0).sum()) == num_weights
 
 
+def test_a_dilated_convolution_whose_padding_is_not_zeros_is_left_alone() -> None:
+    conv = nn.Conv2d(2, 2, 3, padding=8, dilation=8, padding_mode="circular")
+    images = torch.randn(1, 2, 8, 8)
+    expected = conv(images)
+    fuse(conv)
+    torch.testing.assert_close(conv(images), expected)
+
+
 def test_a_fixed_kernel_gives_the_same_without_the_weights_it_stands_for() -> None:
     block = UnetDecoderBlock(in_channels=4, skip_channels=3, out_channels=5).eval()
     fuse(block)

@@ -105,4 +105,5 @@ def _is_fusible(block: Any) -> bool:
 
 
 def _is_centred(conv: nn.Conv2d) -> bool:
-    return conv.kernel_size == (3, 3) and conv.stride == (1, 1) and conv.padding == conv.dilation
+    with_zeros = conv.padding_mode == "zeros" and conv.padding == conv.dilation
+    return with_zeros and conv.kernel_size == (3, 3) and conv.stride == (1, 1)
