@@ -6,32 +6,40 @@ import torch
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
 from torch import nn
 
-from trash_seg.models.fuse import TrimmedConv2d, UpsamplingConv2d, fuse
+from trash_seg.models.fuse import ShiftedConv2d, TrimmedConv2d, UpsamplingConv2d, fuse
 
 
 @pytest.mark.parametrize(
-    ("encoder", "decoder", "options", "num_upsampling", "num_trimmed"),
+    ("encoder", "decoder", "options", "num_upsampling", "num_trimmed", "num_shifted"),
     [
-        ("resnet18", "Unet", {}, 5, 0),
-        ("mit_b0", "Unet", {}, 5, 0),  # its first feature has no channels
-        ("tu-convnext_atto", "Unet", {}, 5, 0),  # a level is enlarged by more than 2
-        ("resnet18", "Unet", {"decoder_use_norm": False}, 5, 0),
-        ("resnet18", "Unet", {"decoder_interpolation": "bilinear"}, 0, 0),
-        ("resnet18", "Unet", {"decoder_attention_type": "scse"}, 0, 0),
-        ("resnet18", "UnetPlusPlus", {}, 11, 0),
-        ("resnet18", "DeepLabV3", {}, 0, 11),
-        ("resnet18", "DeepLabV3Plus", {}, 0, 7),
+        ("resnet18", "Unet", {}, 5, 0, 0),
+        ("mit_b0", "Unet", {}, 5, 0, 0),  # its first feature has no channels
+        ("tu-convnext_atto", "Unet", {}, 5, 0, 0),  # a level is enlarged by more than 2
+        ("resnet18", "Unet", {"decoder_use_norm": False}, 5, 0, 0),
+        ("resnet18", "Unet", {"decoder_interpolation": "bilinear"}, 0, 0, 0),
+        ("resnet18", "Unet", {"decoder_attention_type": "scse"}, 0, 0, 0),
+        ("resnet18", "UnetPlusPlus", {}, 11, 0, 0),
+        ("resnet18", "DeepLabV3", {}, 0, 11, 0),
+        ("resnet18", "DeepLabV3Plus", {}, 0, 4, 3),
+        ("mobilenet_v2", "DeepLabV3Plus", {}, 0, 0, 7),
     ],
 )
 def test_the_fused_network_is_the_same_function_of_the_same_weights(
-    encoder: str, decoder: str, options: dict[str, object], num_upsampling: int, num_trimmed: int
+    encoder: str,
+    decoder: str,
+    options: dict[str, object],
+    num_upsampling: int,
+    num_trimmed: int,
+    num_shifted: int,
 ) -> None:
     torch.manual_seed(0)
     plain = smp.create_model(decoder, encoder, encoder_weights=None, classes=3, **options).double()
     fused = copy.deepcopy(plain)
     fuse(fused)
     kinds = [type(module) for module in fused.modules()]
-    assert (kinds.count(UpsamplingConv2d), kinds.count(TrimmedConv2d)) == (num_upsampling, num_trimmed)
+    assert kinds.count(UpsamplingConv2d) == num_upsampling
+    assert kinds.count(TrimmedConv2d) == num_trimmed
+    assert kinds.count(ShiftedConv2d) == num_shifted
     assert list(fused.state_dict()) == list(plain.state_dict())
 
     images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
@@ -56,6 +64,31 @@ def test_outer_weights_are_left_out_only_where_they_meet_padding(size: int, dila
     value.sum().backward()
     assert conv.weight.grad is not None
     assert int((conv.weight.grad[0, 0] != 0).sum()) == num_weights
+
+
+@pytest.mark.parametrize("dilation", [2, 4, 5, (6, 2)])  # up to 4 oneDNN computes the result, not the gradients
+@pytest.mark.parametrize("size", [(1, 1), (5, 9), (13, 12)])
+def test_shifted_products_are_the_depthwise_convolution(size: tuple[int, int], dilation: int) -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(3, 3, 3, padding=dilation, dilation=dilation, groups=3, dtype=torch.float64)
+    shifted = copy.deepcopy(plain)
+    fuse(shifted)
+    assert type(shifted) is ShiftedConv2d
+    images, target = torch.randn(2, 2, 3, *size, dtype=torch.float64)
+    results = []
+    for conv in (plain, shifted):
+        inputs = images.clone().requires_grad_()
+        value = conv(inputs)
+        (value * target).sum().backward()
+        results.append([value, inputs.grad, conv.weight.grad, conv.bias.grad])
+    for expected, value in zip(*results, strict=True):
+        torch.testing.assert_close(value, expected)
+
+
+def test_a_depthwise_convolution_that_makes_more_channels_is_no_sum_of_shifted_ones() -> None:
+    conv = nn.Conv2d(2, 4, 3, padding=2, dilation=2, groups=2)
+    fuse(conv)
+    assert type(conv) is TrimmedConv2d
 
 
 def test_a_dilated_convolution_whose_padding_is_not_zeros_is_left_alone() -> None:
