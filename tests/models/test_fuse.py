@@ -22,6 +22,7 @@ from trash_seg.models.fuse import ShiftedConv2d, TrimmedConv2d, UpsamplingConv2d
         ("resnet18", "DeepLabV3", {}, 0, 11, 0),
         ("resnet18", "DeepLabV3Plus", {}, 0, 4, 3),
         ("mobilenet_v2", "DeepLabV3Plus", {}, 0, 0, 7),
+        ("efficientnet-b0", "DeepLabV3Plus", {}, 0, 0, 4),  # pads by itself
     ],
 )
 def test_the_fused_network_is_the_same_function_of_the_same_weights(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
 from segmentation_models_pytorch.decoders.unetplusplus.decoder import DecoderBlock as UnetPlusPlusBlock
+from segmentation_models_pytorch.encoders._efficientnet import Conv2dStaticSamePadding
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
@@ -19,13 +20,15 @@ SHARES = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 
 
 def fuse(model: nn.Module) -> None:
-    """Changes the network in place: upsampling within the blocks of Unet and Unet++, and dilated convolutions."""
+    """Changes the network in place: blocks of Unet and Unet++ that upsample, padding, and dilated convolutions."""
     module: Any
     for module in model.modules():
         if type(module) in FUSED and _is_fusible(module):
             module.__class__ = FUSED[type(module)]
             module.conv1[0].__class__ = UpsamplingConv2d
-        elif type(module) is nn.Conv2d and module.dilation != (1, 1) and _is_centred(module):
+        if isinstance(module, Conv2dStaticSamePadding):
+            _join_padding(module)
+        if type(module) is nn.Conv2d and module.dilation != (1, 1) and _is_centred(module):
             depthwise = module.groups == module.in_channels == module.out_channels
             module.__class__ = ShiftedConv2d if depthwise else TrimmedConv2d
 
@@ -160,6 +163,16 @@ def _is_fusible(block: Any) -> bool:
     if block.interpolation_mode != "nearest" or block.conv1 is None:  # Unet++ has empty blocks
         return False
     return isinstance(block.attention1.attention, nn.Identity)
+
+
+def _join_padding(conv: Any) -> None:
+    """Leaves the zeros that an EfficientNet puts around a map to the convolution, where all sides get as many."""
+    if isinstance(conv.static_padding, nn.ZeroPad2d):
+        left, right, top, bottom = conv.static_padding.padding
+        if (left, top) != (right, bottom):
+            return
+        conv.padding, conv.static_padding = (top, left), nn.Identity()
+    conv.__class__ = nn.Conv2d
 
 
 def _is_centred(conv: nn.Conv2d) -> bool:
