@@ -16,9 +16,11 @@ PEER = ROOT.parent / "shared" / "peers" / "notebook_baseline.py"
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may need a network
-workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-# torch reads it when it starts: processes side by side share the cores out.
-os.environ.setdefault("OMP_NUM_THREADS", str(max(len(os.sched_getaffinity(0)) // workers, 1)))
+# torch reads it when it starts: processes side by side share the cores out. A worker inherits what its parent, which
+# runs no test, has set here for itself.
+if "PYTEST_XDIST_WORKER" in os.environ or "OMP_NUM_THREADS" not in os.environ:
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    os.environ["OMP_NUM_THREADS"] = str(max(len(os.sched_getaffinity(0)) // workers, 1))
 
 needs_trash190 = pytest.mark.skipif(not TRASH190.exists(), reason=f"{TRASH190} is not there")
 
