@@ -47,8 +47,9 @@ def test_a_failed_write_leaves_the_file_before_and_nothing_else(tmp_path: Path) 
     def full_disk(file: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as raised:
         write_atomically(path, full_disk, previous=tmp_path / "before")
+    assert raised.value.filename == str(path)
     assert [p.name for p in tmp_path.iterdir()] == ["status.json"]
     assert path.read_text() == "1"
 

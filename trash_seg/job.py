@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import SoftFileLease, Timeout
+from filelock import LeaseCompromise, SoftFileLease, Timeout
 
 from trash_seg.attempt import Attempt, Outcome, describe_result
 from trash_seg.config import Config
@@ -58,9 +58,10 @@ def _run(config: Config, files: RunDir, *, overrides: Sequence[str]) -> Outcome:
         return Outcome("pruned", f"pruned already: {status['error']}")
     stop = StopRequest()
 
-    def lose(_: object) -> None:
+    def lose(compromise: LeaseCompromise) -> None:
         stop.lock_lost = True
-        stop.request("another process has taken this directory")
+        silent = compromise.reason == "refresh-failed"
+        stop.request("its lock could not be renewed" if silent else "another process has taken this directory")
 
     lease = SoftFileLease(files.lock_path, lease_duration=LEASE_SECONDS, on_compromise=lose)
     try:

@@ -64,6 +64,13 @@ class RunDir:
             raise ValueError(f"{self.status_path}: state {status.get('state')!r} is none of {', '.join(STATES)}")
         return status
 
+    def peek_status(self) -> dict[str, Any] | None:
+        """The status, or None where there is none that can be read just now: for those who look again."""
+        try:
+            return self.read_status()
+        except (OSError, ValueError):
+            return None
+
     def remove_leftovers(self) -> None:
         """Removes what a killed writer left aside. Only for the holder of the run's lock."""
         for path in self.path.glob(".*.tmp"):
@@ -100,33 +107,38 @@ class RunDir:
 
 
 @contextmanager
-def replacing(path: Path, *, previous: Path | None = None) -> Iterator[IO[bytes]]:
+def replacing(path: Path, *, previous: Path | None = None, durable: bool = True) -> Iterator[IO[bytes]]:
     """A file written aside, and put in place at once at the end: the name never holds a part of a file.
 
     Args:
         path: Final name; its directory exists.
         previous: Where the file that is replaced goes, if it is to be kept.
+        durable: It is to survive a power cut; takes a round trip to the disk.
 
     Yields:
         The open binary file. If the body raises, nothing is left under either name that was not there before.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: It cannot be written; `filename` is its final name where the system gives none.
     """
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(aside, 0o666 & ~_UMASK)
         if previous is not None and path.exists():
             _keep(path, previous)
         os.replace(aside, path)
-        _sync_directory(path.parent)
-    except BaseException:
+        if durable:
+            _sync_directory(path.parent)
+    except BaseException as error:
         with suppress(FileNotFoundError):
             os.unlink(aside)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
         raise
 
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from trash_seg.compose import CONF_DIR, report_errors
 from trash_seg.config import register, to_config
+from trash_seg.console import lasting_output
 from trash_seg.job import RunFailed, run
 
 register()
@@ -44,7 +45,8 @@ def main() -> int:
             return failed.outcome.exit_code
         return 0
 
-    return report_errors(command)
+    with lasting_output():
+        return report_errors(command)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ AccountingStorageType=accounting_storage/none
 MpiDefault=none
 KillWait=20
 MinJobAge=3600
+MaxArraySize=4
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
 SlurmctldPidFile={folder}/slurmctld.pid

@@ -100,6 +100,21 @@ def test_two_copies_of_one_command_share_the_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_ctrl_c_saves_although_nobody_reads_the_output(tmp_path: Path) -> None:
+    """As in `… | tee log`, where Ctrl-C ends tee as well."""
+    process = start(*QUICK, "training.epochs=40", "seed=1,2", "hydra.launcher.num_jobs=1", cwd=tmp_path)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    wait_until(
+        lambda: any(status["epoch"] >= 1 for status in statuses(tmp_path).values()), seconds=120, what="an epoch"
+    )
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 75
+    assert list(states(tmp_path).values()) == ["interrupted"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
     grid = (*QUICK, "training.epochs=40", "seed=1,2", "hydra.launcher.num_jobs=1")
@@ -170,6 +185,7 @@ def test_gpus_are_handed_out_round_robin(monkeypatch: pytest.MonkeyPatch) -> Non
     shares = machine.slots(device="auto", num_jobs=None, jobs_per_gpu=2, memory=None, num_runs=9)
     assert [slot.gpu for slot in shares] == ["2", "5", "2", "5"]
     assert {slot.num_threads for slot in shares} == {2}
+    assert len(machine.slots(device="auto", num_jobs=3, jobs_per_gpu=2, memory=None, num_runs=9)) == 3
     assert [slot.gpu for slot in machine.slots(device="cpu", num_jobs=3, jobs_per_gpu=2, memory=None, num_runs=9)] == [
         None
     ] * 3
@@ -197,6 +213,27 @@ def test_a_cpu_runs_no_more_jobs_than_memory_allows(monkeypatch: pytest.MonkeyPa
     assert count == 4
     with contextlib.suppress(KeyError):
         assert machine.slots(device="cpu", num_jobs=None, jobs_per_gpu=1, memory=None, num_runs=2)[0].num_threads == 32
+
+
+@pytest.mark.parametrize(
+    ("line", "file"), [("0::/job", "job/memory.max"), ("9:memory:/job", "memory/job/memory.limit_in_bytes")]
+)
+def test_memory_is_what_the_control_group_may_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, file: str
+) -> None:
+    from trash_seg.sweep import machine
+
+    (tmp_path / "cgroup").write_text(f"1:name=systemd:/\n{line}\n")
+    monkeypatch.setattr(machine, "CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    physical = machine._memory_bytes()
+    assert physical > 2**29
+    limit = tmp_path / file
+    limit.parent.mkdir(parents=True)
+    limit.write_text("max\n")
+    assert machine._memory_bytes() == physical
+    limit.write_text(f"{2**29}\n")
+    assert machine._memory_bytes() == 2**29
 
 
 def test_a_machine_without_slurm(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,8 @@ class Composer:
                 if override not in values and text not in before:
                     composed[override.key_or_group] = self._option(composed, override).copy()
             for override in values:
-                if override.type is not OverrideType.CHANGE or override.package is not None:
+                changes = override.type is OverrideType.CHANGE and override.package is None
+                if not changes or isinstance(override.value(), dict):  # which would add to the job's before
                     raise _NotExchangeableError
                 OmegaConf.update(composed, override.key_or_group, override.value(), merge=True)
             configs.append(_checked(composed))

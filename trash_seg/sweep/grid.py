@@ -126,12 +126,15 @@ def expand(arguments: Sequence[str], *, params: dict[str, str], loader: ConfigLo
     """The overrides of each job: the product of all values of all sweeps.
 
     Raises:
-        ConfigError: A sweep's key stands twice, or a sweep has no value.
+        ConfigError: A sweep's key stands twice or makes no other run, or a sweep has no value.
     """
     parser = OverridesParser.create(config_loader=loader)
     given = parser.parse_overrides(list(arguments))
     keys = [override.get_key_element() for override in given]
     for override in given:
+        if override.is_sweep_override() and override.get_key_element().startswith(("sweep.", "runtime.")):
+            text = "is no part of what a run is, so its values would be the same run; give one"
+            raise ConfigError(f"{override.input_line}: {text}")
         if override.is_sweep_override() and keys.count(override.get_key_element()) > 1:
             both = " and ".join(str(o.input_line) for o in given if o.get_key_element() == override.get_key_element())
             raise ConfigError(f"{override.key_or_group} is given twice: {both}")

@@ -11,7 +11,6 @@ from multiprocessing import forkserver, get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from types import FrameType
-from typing import Any
 
 from filelock import SoftFileLease, Timeout
 from hydra.types import HydraContext
@@ -82,7 +81,7 @@ class Pool:
         return not self._stops
 
     def _start(self, run: PlannedRun) -> None:
-        status = _status(run)
+        status = run.files.peek_status()
         if status is not None and status["state"] in ("done", "pruned") and run.has_ended(status):  # by another copy
             self._view.end(run, status)
             return
@@ -114,7 +113,10 @@ class Pool:
                 _Elsewhere(job.run, SoftFileLease(job.run.files.lock_path, lease_duration=LEASE_SECONDS))
             )
             return self._view.say(f"{job.run.files.name}: another process works on it; left alone")
-        self._view.end(job.run, _status(job.run) or {"state": state, "error": message})
+        status = job.run.files.peek_status()
+        if status is None or status["state"] != state:  # what it could not write down
+            status = {"state": state, "error": message}
+        self._view.end(job.run, status)
         return None
 
     def _record(self, job: _Job, cause: str, hint: str | None) -> tuple[str, str]:
@@ -131,7 +133,7 @@ class Pool:
         now = time.monotonic()
         for entry in [entry for entry in self._elsewhere if now - entry.looked >= ELSEWHERE_SECONDS]:
             entry.looked = now
-            status = _status(entry.run)
+            status = entry.run.files.peek_status()
             if status is not None and entry.run.has_ended(status):
                 self._elsewhere.remove(entry)
                 self._view.end(entry.run, status)
@@ -163,22 +165,15 @@ class Pool:
             return
         self._obeyed = asked
         number = signal.SIGINT if asked == 1 else signal.SIGKILL
+        for job in self._jobs:
+            if job.process.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(job.process.pid, number)
         self._view.say(
             f"stopping: {len(self._jobs)} jobs save and leave; Ctrl-C again ends them at once"
             if asked == 1
             else "ended; the last checkpoints stand"
         )
-        for job in self._jobs:
-            if job.process.pid is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(job.process.pid, number)
-
-
-def _status(run: PlannedRun) -> dict[str, Any] | None:
-    try:
-        return run.files.read_status()
-    except (OSError, ValueError):  # the job says so where it matters
-        return None
 
 
 def launch(

@@ -49,6 +49,8 @@ class SlurmRun:
             raise SystemExit(outcome.exit_code)  # cancelled, or requeued by Slurm itself
         if outcome.state in FAILED:
             raise RunFailed(outcome)
+        if outcome.state == "running":  # elsewhere, or its directory was lost
+            raise SystemExit(outcome.exit_code)
         return outcome.state
 
     def checkpoint(self) -> Any:
@@ -85,11 +87,18 @@ class Queue:
     def submit(
         self, runs: Sequence[PlannedRun], *, context: HydraContext, master: DictConfig, settings: Mapping[str, Any]
     ) -> None:
-        """Submits runs as one array.
+        """Submits runs as arrays, as large as Slurm takes them.
 
         Raises:
-            UserError: Slurm refuses it.
+            UserError: Slurm refuses one.
         """
+        size = _max_array_size()
+        for first in range(0, len(runs), size):
+            self._submit_array(runs[first : first + size], context=context, master=master, settings=settings)
+
+    def _submit_array(
+        self, runs: Sequence[PlannedRun], *, context: HydraContext, master: DictConfig, settings: Mapping[str, Any]
+    ) -> None:
         import submitit
 
         name = f"{master.sweep.name}-{uuid.uuid4().hex[:8]}"
@@ -171,7 +180,7 @@ def _watch(runs: Iterable[PlannedRun], queue: Queue, view: View, poll_seconds: f
             continue
         seen |= jobs
         for name, run in list(left.items()):
-            status = run.files.read_status()
+            status = run.files.peek_status()
             if name in jobs:
                 gone.discard(name)
             elif status is not None and run.has_ended(status):
@@ -180,18 +189,22 @@ def _watch(runs: Iterable[PlannedRun], queue: Queue, view: View, poll_seconds: f
                 gone.add(name)
             else:
                 _settle_lost(left.pop(name), seen.get(name), view)
-        running = [run for name, run in left.items() if (run.files.read_status() or {}).get("state") == "running"]
+        running = [run for name, run in left.items() if (run.files.peek_status() or {}).get("state") == "running"]
         view.update(running=running, elsewhere=[], pending=[run for run in left.values() if run not in running])
         if left:
             time.sleep(poll_seconds)
 
 
 def _settle_lost(run: PlannedRun, job_id: str | None, view: View) -> None:
-    status = run.files.read_status()
+    status = run.files.peek_status()
     if status is None or status["state"] == "running":
-        record_end(run.config, run.files, overrides=run.overrides, cause=f"its Slurm job {job_id} {_end_of(job_id)}")
-        status = run.files.read_status()
-    view.end(run, status or {"state": "failed", "error": "no status was written"})
+        cause = f"its Slurm job {job_id} {_end_of(job_id)}"
+        try:
+            record_end(run.config, run.files, overrides=run.overrides, cause=cause)
+        except (OSError, ValueError) as error:
+            return view.end(run, {"state": "failed", "error": f"{cause}; and its status cannot be used ({error})"})
+        status = run.files.peek_status()
+    return view.end(run, status or {"state": "failed", "error": "no status was written"})
 
 
 def _end_of(job_id: str | None) -> str:
@@ -204,6 +217,15 @@ def _end_of(job_id: str | None) -> str:
         return "has left the queue"
     state = next((word.partition("=")[2] for word in words if word.startswith("JobState=")), "")
     return f"ended {state}" if state else "has left the queue"
+
+
+def _max_array_size() -> int:
+    """Jobs that one array may hold, as the site has set it."""
+    for line in _ask("scontrol", "show", "config").splitlines():
+        key, _, value = line.partition("=")
+        if key.strip() == "MaxArraySize":
+            return int(value)
+    return 1001  # Slurm's default
 
 
 def _ask(*command: str) -> str:

@@ -11,7 +11,6 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from trash_seg.rundir import RunDir
 from trash_seg.sweep.plan import PlannedRun
 
 
@@ -25,6 +24,8 @@ class View:
         self._units_done = 0.0
         self._began = time.monotonic()
         self._epochs: dict[str, int] = {}
+        self._before: dict[str, float] = {}
+        """Share of each run that was done before it began here."""
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -43,13 +44,15 @@ class View:
 
     def start(self, run: PlannedRun) -> None:
         """A job has begun."""
+        epoch = (run.files.peek_status() or {}).get("epoch", 0)
+        self._before[run.files.name] = epoch / run.config.training.epochs
         if self._live is None:
             self.say(f"started: {run.files.name}")
 
     def end(self, run: PlannedRun, status: dict[str, Any]) -> None:
         """A run has ended, here or elsewhere."""
         self._ended[status["state"]] += 1
-        self._units_done += run.work.units
+        self._units_done += run.work.units * (1 - self._before.get(run.files.name, 1))
         best = status.get("best")
         match status["state"]:
             case "interrupted":
@@ -64,7 +67,7 @@ class View:
         self, *, running: Sequence[PlannedRun], elsewhere: Sequence[PlannedRun], pending: Sequence[PlannedRun]
     ) -> None:
         """Draws the table anew; without a terminal says each epoch that has ended."""
-        statuses = [(run, _status(run.files)) for run in running]
+        statuses = [(run, run.files.peek_status() or {}) for run in running]
         if self._live is None:
             for run, status in statuses:
                 self._say_epoch(run, status)
@@ -92,19 +95,13 @@ class View:
     def _time_left(self, running: list[tuple[PlannedRun, dict[str, Any]]], pending: Sequence[PlannedRun]) -> str:
         """From the pace so far, in units of predicted work."""
         shares = [(run.work.units, status.get("epoch", 0) / run.config.training.epochs) for run, status in running]
-        done = self._units_done + sum(units * share for units, share in shares)
+        before = sum(run.work.units * self._before.get(run.files.name, 0) for run, _ in running)
+        done = self._units_done + sum(units * share for units, share in shares) - before
         left = sum(run.work.units for run in pending) + sum(units * (1 - share) for units, share in shares)
-        if done == 0:
+        if done <= 0:
             return ""
         seconds = round((time.monotonic() - self._began) / done * left)
         return f", about {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
-
-
-def _status(files: RunDir) -> dict[str, Any]:
-    try:
-        return files.read_status() or {}
-    except (ValueError, OSError):  # shown when the run ends
-        return {}
 
 
 def _miou(scores: dict[str, Any] | None) -> str:
