@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import torch
 
 from trash_seg.config import Config
-from trash_seg.data.cache import num_cores
 from trash_seg.data.dataset import Dataset, open_dataset
 from trash_seg.data.device import DeviceLoader, num_bytes, runs_on_device
 from trash_seg.data.loader import Loader
@@ -138,7 +137,7 @@ def build_loaders(config: Config, dataset: Dataset, device: torch.device) -> tup
     training |= {"shuffle": True, "drop_last": True}
     num_workers = config.runtime.num_workers
     if num_workers is None:
-        num_workers = 0 if device.type == "cpu" else min(8, num_cores() - 1)
+        num_workers = 0 if device.type == "cpu" else min(8, max(torch.get_num_threads() - 1, 1))  # of the job's share
     host: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers}
     if device.type == "cpu":
         return Loader(dataset.train, **training, **host), Loader(dataset.val, **host)

@@ -71,8 +71,9 @@ def test_the_moving_average_is_what_validates() -> None:
     second = next(step.model.parameters()).detach()
     average = next(step.evaluated.parameters()).detach()
     assert not torch.equal(before, first)
-    # AveragedModel starts with a copy at its first update.
     torch.testing.assert_close(average, 0.5 * first + 0.5 * second)
+    counts = [buffer for buffer in step.evaluated.buffers() if not buffer.is_floating_point()]
+    assert counts and all(int(count) == 2 for count in counts)
 
 
 def test_balanced_weights_make_the_mean_weight_of_a_pixel_one() -> None:

@@ -1,5 +1,6 @@
 """Batches of a split. What a batch holds depends on (seed, epoch, batch) alone."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -100,7 +101,10 @@ class Loader:
         else:
             # A generator of its own: by default it draws its seed from the global one, which dropout uses too.
             own = torch.Generator()
-            yield from DataLoader(batches, batch_size=None, num_workers=self.num_workers, generator=own)
+            method = "fork" if sys.platform == "linux" else None  # others would give each worker a copy of the samples
+            yield from DataLoader(
+                batches, batch_size=None, num_workers=self.num_workers, generator=own, multiprocessing_context=method
+            )
 
 
 class _Batches(Dataset[Batch]):

@@ -47,7 +47,7 @@ class Captured:
 
     Args:
         function: Of tensors on the device; returns a tuple of tensors there.
-        model: Its weights and buffers are put back after the warm-up.
+        model: What the function changes: its weights and buffers are put back after the warm-up.
         optimizer: Likewise its state; None where the function does not step.
         required: Raise what capturing raises, instead.
     """

@@ -4,6 +4,7 @@ On CUDA each is one captured graph where that is possible (`runtime.step`). No h
 a step: losses and counts stay there until the epoch ends.
 """
 
+import copy
 import logging
 import platform
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from trash_seg.config import Config, TrainingConfig
 from trash_seg.engine.capture import Captured, find_obstacle
@@ -107,21 +108,23 @@ class Step:
         self.num_done = 0
         """Training steps so far."""
         self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
-        self.ema: AveragedModel | None = None
+        self.ema: nn.Module | None = None
+        changing = nn.ModuleList([self.model])
         if training.ema_decay is not None:
-            average = get_ema_multi_avg_fn(training.ema_decay)  # type: ignore[no-untyped-call]
-            self.ema = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+            self.ema = copy.deepcopy(self.model).requires_grad_(False)
+            self._move_average = get_ema_multi_avg_fn(training.ema_decay)  # type: ignore[no-untyped-call]
+            changing.append(self.ema)
         self._train: Callable[..., tuple[Tensor, ...]] = self._train_eagerly
         self._validate: Callable[..., tuple[Tensor, ...]] = self._validate_eagerly
         if capture:
             required = config.runtime.step == "graph"
-            self._train = Captured(self._train_eagerly, model=self.model, optimizer=self.optimizer, required=required)
-            self._validate = Captured(self._validate_eagerly, model=self.evaluated, required=required)
+            self._train = Captured(self._train_eagerly, model=changing, optimizer=self.optimizer, required=required)
+            self._validate = Captured(self._validate_eagerly, model=nn.ModuleList(), required=required)
 
     @property
     def evaluated(self) -> nn.Module:
         """The network that validates and is kept: the moving average where there is one."""
-        return self.model if self.ema is None else self.ema.module
+        return self.model if self.ema is None else self.ema
 
     @property
     def lr(self) -> float:
@@ -141,8 +144,8 @@ class Step:
         self.num_done += 1
         set_lr(self.optimizer, self.lr)
         (loss,) = self._train(*self._placed(batch))
-        if self.ema is not None:
-            self.ema.update_parameters(self.model)
+        if self.ema is not None and self.num_done == 1:  # it begins with what the first step gives
+            self.ema.load_state_dict(self.model.state_dict())
         return loss
 
     def _train_eagerly(self, *batch: Tensor) -> tuple[Tensor]:
@@ -155,7 +158,23 @@ class Step:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.ema is not None:
+            self._average(self.ema)
         return (loss.detach(),)
+
+    @torch.no_grad()
+    def _average(self, ema: nn.Module) -> None:
+        """Moves the moving average of weights and BatchNorm's statistics on; counts are taken over."""
+        pairs = [
+            pair
+            for own, other in ((ema.parameters(), self.model.parameters()), (ema.buffers(), self.model.buffers()))
+            for pair in zip(own, other, strict=True)
+        ]
+        floating = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._move_average([own for own, _ in floating], [other for _, other in floating], None)
+        for own, other in pairs:
+            if not own.is_floating_point():
+                own.copy_(other)
 
     def validate(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and confusion counts of a batch of the validation loader; the network is in eval mode.
@@ -228,7 +247,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("runtime.device=cuda: torch sees no CUDA device; use runtime=cpu, or look at nvidia-smi")
+        raise ConfigError("runtime.device=cuda: torch sees no CUDA device; use cpu, or look at nvidia-smi")
     return torch.device(name)
 
 
