@@ -3,10 +3,11 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from trash_seg.errors import UserError
-from trash_seg.inference.options import PROBABILITY_TYPES, TTA, Options, positive_count
+from trash_seg.inference.options import NOTHING_TO_WRITE, PROBABILITY_TYPES, TTA, Options, positive_count
 
 EPILOG = """
 A folder or file is predicted as training saw images: resized to the training size, with --window in windows of that
@@ -43,7 +44,7 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
 def _add_outputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--masks", type=Path, metavar="DIR", help="index PNGs at the image's own size")
     group.add_argument("--overlays", type=Path, metavar="DIR", help="the mask over the image, with a legend")
-    text = "class probabilities (C, S, S) as .npz, at the training size"
+    text = "class probabilities (C, H, W) as .npz, at the training size; of windows put together, at the image's own"
     group.add_argument("--probabilities", type=Path, metavar="DIR", help=text)
     text = "how they are stored (%(default)s; uint8: 255 is 1)"
     group.add_argument("--probability-type", choices=PROBABILITY_TYPES, default="float16", help=text)
@@ -52,7 +53,7 @@ def _add_outputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--scores", type=Path, metavar="FILE", help="with the truth: its scores as JSON")
     text = "with the truth: confusion counts by image as .npz, as in a run's directory"
     group.add_argument("--confusion", type=Path, metavar="FILE", help=text)
-    group.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    group.add_argument("--overwrite", action="store_true", help="replace files that exist")
 
 
 def _add_method(group: argparse._ArgumentGroup) -> None:
@@ -77,17 +78,17 @@ def _add_method(group: argparse._ArgumentGroup) -> None:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 8:
-        raise argparse.ArgumentTypeError(f"{text}: give a factor in (0, 8]")
-    return value
+    with suppress(ValueError):
+        if 0 < float(text) <= 8:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text}: give a factor in (0, 8]")
 
 
 def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: give a share in [0, 1)")
-    return value
+    with suppress(ValueError):
+        if 0 <= float(text) < 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text}: give a share in [0, 1)")
 
 
 def check(options: Options) -> None:
@@ -101,8 +102,15 @@ def check(options: Options) -> None:
     if options.split is None and not options.data and options.truth is None and not options.select:
         raise UserError("nothing to predict: give --data PATH, --split val, or --truth FILE")
     given = (*options.folders, *options.files, options.truth)
-    if not any(given) and options.split is None and not options.select:
-        raise UserError("nothing to write: give --masks, --overlays, --probabilities, --coco, --submission or --truth")
+    if not any(given) and options.split is None and (options.data or not options.select):
+        raise UserError(NOTHING_TO_WRITE)
+    if options.split is not None and options.truth is not None:
+        raise UserError("--split comes with its own truth; give --data with --truth")
+    files = [path for path in (*options.data, options.truth) if path is not None and path.suffix == ".json"]
+    if options.images is not None and not files:
+        raise UserError("--images says where the images of a COCO file lie; --data and --truth give none")
+    if options.data_root is not None and options.split is None and not options.select:
+        raise UserError("--data-root says where the run's own dataset lies: for --split and --select")
     if options.select and (len(options.runs) < 2 or options.window is not None):
         raise UserError("--select chooses among two or more runs, on whole images: without --window")
     paths = [path.resolve() for path in (*options.folders, *options.files)]
@@ -111,7 +119,7 @@ def check(options: Options) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 if images could not be predicted, 2 if something given cannot be used."""
+    """Returns the exit code: 1 if images could not be predicted, 2 if something given cannot be used, 130 by Ctrl-C."""
     options = Options(**vars(parser().parse_args(argv)))
     try:
         check(options)
@@ -123,6 +131,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

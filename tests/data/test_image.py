@@ -1,3 +1,4 @@
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,33 @@ def test_orientation_6_turns_clockwise(tmp_path: Path) -> None:
     exif[0x0112] = 6
     path = saved(tmp_path / "a.png", PICTURE, exif=exif)
     assert np.array_equal(read_image(path), np.rot90(PICTURE, -1))
+
+
+def test_a_tiff_is_upright(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.tif", PICTURE, tiffinfo={0x0112: 6})
+    assert np.array_equal(read_image(path, width=40, height=60), np.rot90(PICTURE, -1))
+    with pytest.raises(ImageError, match="the annotation file says 60×40"):
+        read_image(path, width=60, height=40)
+
+
+def test_exif_that_breaks_a_rule_elsewhere_still_turns(tmp_path: Path) -> None:
+    """Its compression, a whole number, is stored as a fraction; Pillow cannot write that again."""
+    compression = struct.pack("<HHII", 0x0103, 5, 1, 38)
+    orientation = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + compression + orientation + struct.pack("<III", 0, 6, 1)
+    path = saved(tmp_path / "a.png", PICTURE, exif=exif)
+    assert np.array_equal(read_image(path), np.rot90(PICTURE, -1))
+
+
+def test_exif_cut_short_is_none(tmp_path: Path) -> None:
+    assert np.array_equal(read_image(saved(tmp_path / "a.png", PICTURE, exif=b"Exif\0\0II*\0")), PICTURE)
+
+
+def test_a_program_is_no_image(tmp_path: Path) -> None:
+    """Pillow would start Ghostscript."""
+    (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    with pytest.raises(ImageError, match="does not decode"):
+        read_image(tmp_path / "a.jpg")
 
 
 def test_another_size_in_either_orientation_is_an_error(tmp_path: Path) -> None:

@@ -35,6 +35,11 @@ def test_a_wrong_decoder_option_is_an_error_not_an_unsupported_pair() -> None:
         build_model(compose_config(["+decoder.options.depth_of_field=3"]))
 
 
+def test_a_decoder_option_that_reads_a_file_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"decoder\.options\.checkpoint_path: weights come by encoder\.weights"):
+        build_model(compose_config(["+decoder.options.checkpoint_path=a.pth"]))
+
+
 def test_weights_from_a_folder_need_no_network(tmp_path: Path) -> None:
     brought = smp.encoders.get_encoder("resnet18", weights=None).state_dict()
     config = compose_config(["encoder.weights=imagenet", f"runtime.weights_dir={tmp_path}"])

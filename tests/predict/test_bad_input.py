@@ -116,29 +116,45 @@ def test_input_that_is_none_is_refused(toy_run: Path, images: Path, tmp_path: Pa
     assert "not COCO" in refused(predict, toy_run, "--data", tmp_path / "bad.json", *masks)
     assert "nothing to predict" in refused(predict, toy_run, *masks)
     assert "nothing to write" in refused(predict, toy_run, "--data", images)
+    assert "nothing to write" in refused(predict, toy_run, toy_run, "--select", "--data", images)
     assert "two images are called a.jpg" in refused(predict, toy_run, "--data", images, images, *masks)
     escape = {"images": [{"id": 1, "file_name": "../a.jpg", "width": 60, "height": 40}]}
     (images / "escape.json").write_text(json.dumps(escape))
     assert "leaves the data folder" in refused(predict, toy_run, "--data", images / "escape.json", *masks)
+    for option in ("--images", "--data-root"):
+        assert f"{option} says where" in refused(predict, toy_run, "--data", images, *masks, option, tmp_path)
     assert not (tmp_path / "m").exists()
 
 
-def test_a_truth_of_other_images_is_refused(toy_run: Path, images: Path, tmp_path: Path, predict: Predict) -> None:
+def test_images_are_never_written_over(toy_run: Path, images: Path, predict: Predict) -> None:
+    before = {path: path.read_bytes() for path in images.iterdir()}
+    for data in (images, images / "a.jpg"):
+        message = refused(predict, toy_run, "--data", data, "--overlays", images, "--overwrite")
+        assert f"{images}: holds images that are to be predicted" in message
+    assert before == {path: path.read_bytes() for path in images.iterdir()}
+
+
+def test_scores_without_or_with_two_truths_are_refused(
+    toy_run: Path, images: Path, tmp_path: Path, predict: Predict
+) -> None:
     assert "need the truth" in refused(predict, toy_run, "--data", images, "--scores", tmp_path / "s.json")
-    content = {
-        "images": [{"id": 1, "file_name": "z.jpg", "width": 60, "height": 40}],
-        "categories": [{"id": 1, "name": "Paper"}],
-        "annotations": [
-            {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]], "bbox": [0, 0, 9, 9]}
-        ],
-    }
-    (tmp_path / "val.json").write_text(json.dumps(content))
-    message = refused(predict, toy_run, "--data", images, "--truth", tmp_path / "val.json")
-    assert "has none of the 3 images" in message
+    assert "comes with its own truth" in refused(predict, toy_run, "--split", "val", "--truth", tmp_path / "val.json")
 
 
 def test_what_this_machine_cannot_do_names_the_option(toy_run: Path, images: Path, tmp_path: Path, predict) -> None:
     asked = ("--data", images / "a.jpg", "--masks", tmp_path / "m", "--device", "cpu")
     assert "--precision" in refused(predict, toy_run, *asked, "--precision", "fp16")
     if not torch.cuda.is_available():
-        assert "cuda" in refused(predict, toy_run, *asked[:-1], "cuda")
+        assert "--device cuda" in refused(predict, toy_run, *asked[:-1], "cuda")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "way_out"),
+    [("--scales", "abc", "a factor in (0, 8]"), ("--overlap", "1", "a share in [0, 1)"), ("--window", "1.5", "whole")],
+)
+def test_a_number_that_is_none_says_what_is_one(
+    option: str, value: str, way_out: str, predict: Predict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        predict("run", "--data", "a.jpg", option, value)
+    assert f"{value}: give " in (output := capsys.readouterr().err) and way_out in output

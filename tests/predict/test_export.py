@@ -90,6 +90,7 @@ def test_a_pair_of_one_size_is_exported_at_that_size(toy_run: Path, images: Path
     completed = export(capsys, toy_run, "--format", "torch", "--data", images, "--output", path, "--num-images", 1)
     assert completed.code == 0, completed.output
     assert "height and width 32 px" in completed.output
+    assert "height and width are fixed: " in completed.output
     with torch.no_grad():
         assert torch.export.load(path).module()(pixels(3, 3, 32, 32)).shape == (3, CLASSES, 32, 32)
 

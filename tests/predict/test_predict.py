@@ -35,7 +35,7 @@ def test_predicting_the_validation_set_gives_the_recorded_counts(
         shutil.copy(finished_run / name, moved / name)
     confusion, scores = tmp_path / "confusion.npz", tmp_path / "scores.json"
     outputs = ("--confusion", confusion, "--scores", scores)
-    completed = predict(moved, "--split", "val", *outputs, "--device", "cpu", "--num-threads", 1)
+    completed = predict(moved, "--split", "val", *outputs, "--device", "cpu")
     assert completed.code == 0, completed.output
     with np.load(finished_run / "confusion.npz") as recorded, np.load(confusion) as predicted:
         assert recorded["counts"].sum() > 0
@@ -165,7 +165,9 @@ def test_coco_results_carry_the_ids_of_the_file(toy_run: Path, tmp_path: Path, p
     with Image.open(tmp_path / "m" / "a.png") as image:
         present = set(np.unique(np.asarray(image)).tolist()) - {0}
     ids = {3: 100, 5: 101, 10: 102, 7: 103}
-    assert {entry["category_id"] for entry in entries} == {ids.get(index, index) for index in present}
+    assert {entry["category_id"] for entry in entries} == {ids[index] for index in present & ids.keys()}
+    assert present - ids.keys()
+    assert "has no category for UNKNOWN, General trash, Paper pack, Glass," in completed.output
 
 
 def test_overlays_show_image_colours_and_legend(toy_run: Path, tmp_path: Path, predict: Predict) -> None:
@@ -186,10 +188,11 @@ def test_many_images_are_streamed_in_order(toy_run: Path, tmp_path: Path, predic
     (tmp_path / "in" / "deep").mkdir(parents=True)
     for index in range(45):
         random_image(tmp_path / "in" / "deep" / f"{index:02}.png", 20 + index, 33)
-    (tmp_path / "in" / "notes.txt").write_text("no image")
+    for name in ("notes.txt", "paper.pdf", "._00.png"):
+        (tmp_path / "in" / name).write_text("no image")
     completed = predict(toy_run, "--data", tmp_path / "in", "--submission", tmp_path / "s.csv", "--batch-size", 4)
     assert completed.code == 0, completed.output
-    assert "1 files that are no images are left out" in completed.output
+    assert "3 files that are no images are left out" in completed.output
     assert [row[0] for row in rows_of(tmp_path / "s.csv")[1:]] == [f"deep/{index:02}.png" for index in range(45)]
     one = predict(toy_run, "--data", tmp_path / "in" / "deep" / "44.png", "--submission", tmp_path / "t.csv")
     assert one.code == 0

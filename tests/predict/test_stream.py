@@ -3,10 +3,13 @@
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
+from rich.console import Console
 
 from tests.conftest import command_environment
 from tests.predict.conftest import make_run, random_image
@@ -14,6 +17,7 @@ from trash_seg.inference.ensemble import build_ensemble
 from trash_seg.inference.inputs import Item
 from trash_seg.inference.load import load_run
 from trash_seg.inference.stream import Failure, Prediction, Reader, stream
+from trash_seg.inference.write import Tally, consume, num_helpers
 
 CPU = torch.device("cpu")
 
@@ -42,6 +46,29 @@ def test_no_more_than_two_batches_of_images_are_read_ahead(toy_run: Path, tmp_pa
             predicted.append(int(result.item.name))
     assert failed == list(range(7, 120, 50))
     assert predicted == [index for index in range(120) if index % 50 != 7]
+
+
+def test_predictions_are_let_go_as_they_are_written() -> None:
+    labels, seen, written = np.zeros((1, 1), np.uint8), [], []
+
+    def predictions() -> Iterator[Prediction]:
+        for index in range(40):
+            prediction = Prediction(Item(str(index), Path()), None, 1, 1, labels, None)
+            seen.append(weakref.ref(prediction))
+            yield prediction
+            assert sum(alive() is not None for alive in seen) <= num_helpers() + 3
+
+    class Writer:
+        needs_probabilities = False
+
+        def prepare(self, prediction: Prediction) -> int:
+            return int(prediction.item.name)
+
+        def write(self, prediction: Prediction, prepared: int) -> None:
+            written.append(prepared)
+
+    consume(predictions(), [Writer()], num_items=40, tally=Tally(), console=Console(quiet=True))
+    assert written == list(range(40))
 
 
 def test_leaving_early_ends_the_reading_threads(toy_run: Path, tmp_path: Path) -> None:

@@ -9,9 +9,8 @@ from PIL import Image
 
 from trash_seg.data.coco import ImageRecord
 from trash_seg.data.findings import Finding
-from trash_seg.data.image import DECODE_ERRORS, ImageError
+from trash_seg.data.image import DECODE_ERRORS, ImageError, image_suffixes
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MASK_MODES = ("L", "P", "1")
 """Grey, palette (its indices count, not its colours), black and white."""
 
@@ -32,9 +31,9 @@ def read_folder(root: Path, name: str, *, findings: list[Finding]) -> tuple[list
         text = f"{name}: {folder} has no folders images and masks [missing-file]"
         findings.append(Finding("missing-file", name, text))
         return [], ""
-    records = []
+    records, suffixes = [], image_suffixes()
     for path in sorted((folder / "images").iterdir()):
-        if path.suffix.lower() not in SUFFIXES:
+        if path.suffix.lower() not in suffixes:
             continue
         image_name, mask_name = f"{name}/images/{path.name}", f"{name}/masks/{path.stem}.png"
         try:

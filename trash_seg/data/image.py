@@ -1,21 +1,38 @@
 """Decodes images by one stated rule, for the trainer, the doctor and prediction alike."""
 
+import functools
+import struct
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from trash_seg.errors import DataError
 
 Pixels = npt.NDArray[np.uint8]
 
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's names of what is read. Others are no pictures, or are drawn by programs that are better not started."""
+
 ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by EXIF orientation."""
 
 Image.MAX_IMAGE_PIXELS = 2**30  # Pillow suspects an attack from 89 megapixels on; large photographs are no defect
-DECODE_ERRORS = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+DECODE_ERRORS = (
+    UnidentifiedImageError, OSError, ValueError, SyntaxError, TypeError, struct.error, Image.DecompressionBombError,
+)  # fmt: skip
 """What Pillow raises for files that are no image, cut short, or corrupt."""
 
 
@@ -34,9 +51,19 @@ class Header:
     mode: str
     """Pillow's mode; RGB needs no conversion."""
     size: tuple[int, int]
-    """(width, height) as stored."""
+    """(width, height) as stored; of a TIFF upright, as Pillow reads it."""
     orientation: int
     """EXIF orientation, 1 (upright) to 8."""
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """(width, height) with the orientation applied."""
+        return self.size[::-1] if self.orientation >= 5 else self.size
+
+
+def image_suffixes() -> frozenset[str]:
+    """Of the files that are read, in lower case, with the dot."""
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
 
 
 def read_header(path: Path) -> Header:
@@ -55,7 +82,7 @@ def read_image(path: str | Path, *, width: int | None = None, height: int | None
     Grey is repeated, a palette looked up, alpha dropped, CMYK converted by Pillow, and of 16 bit the high byte taken.
 
     Args:
-        path: Any format that Pillow reads.
+        path: One of FORMATS.
         width: As the annotation file says. Given width and height, the image is turned by its EXIF orientation if
             that makes the sizes agree, else left as stored if they agree so.
         height: Likewise. Without them the EXIF orientation holds.
@@ -69,12 +96,10 @@ def read_image(path: str | Path, *, width: int | None = None, height: int | None
     path = Path(path)
     with _open(path) as image:
         expected = None if width is None or height is None else (width, height)
-        upright = is_turned(_header(image), expected, path)
+        header = _header(image)
+        turned = is_turned(header, expected, path)
         try:
-            image.load()
-            if upright:
-                image = ImageOps.exif_transpose(image)
-            pixels = _to_rgb(image)
+            pixels = _to_rgb(image.transpose(TURNS[header.orientation]) if turned else image)
         except DECODE_ERRORS as error:
             raise ImageError("broken-image", f"{path}: does not decode, or is cut short ({error})") from error
     assert pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
@@ -87,12 +112,9 @@ def is_turned(header: Header, expected: tuple[int, int] | None, path: Path) -> b
     Raises:
         ImageError: The sizes agree in no orientation.
     """
-    if header.orientation == 1 and expected in (None, header.size):
-        return False
-    turned = header.size[::-1] if header.orientation >= 5 else header.size
-    if expected in (None, turned):
+    if header.orientation != 1 and expected in (None, header.upright_size):
         return True
-    if expected == header.size:
+    if expected in (None, header.size):
         return False
     stored, stated = ("×".join(map(str, size)) for size in (header.size, expected or ()))
     raise ImageError("size-mismatch", f"{path}: is {stored}, the annotation file says {stated}")
@@ -100,17 +122,24 @@ def is_turned(header: Header, expected: tuple[int, int] | None, path: Path) -> b
 
 def _open(path: Path) -> Image.Image:
     try:
-        return Image.open(path)
+        return Image.open(path, formats=_known_formats())
     except FileNotFoundError as error:
         raise ImageError("missing-image", f"{path}: is not there") from error
     except DECODE_ERRORS as error:
         raise ImageError("broken-image", f"{path}: does not decode ({error})") from error
 
 
+@functools.cache
+def _known_formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 def _header(image: Image.Image) -> Header:
     raw_modes = [str(tile[3]) for tile in getattr(image, "tile", []) if ";16" in str(tile[3])]  # else called RGB too
     orientation = 1
-    if image.format != "PNG" or "exif" in image.info:  # a PNG without would be decoded to look behind its pixels
+    # Pillow makes a TIFF upright by itself, and would decode a PNG without EXIF to look behind its pixels.
+    if image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info):
         with suppress(*DECODE_ERRORS):
             orientation = image.getexif().get(ORIENTATION, 1)
     valid = isinstance(orientation, int) and 1 <= orientation <= 8

@@ -11,6 +11,7 @@ from trash_seg.inference.load import load_run
 from trash_seg.inference.options import ExportOptions
 from trash_seg.inference.verify import MIN_AGREEMENT, compare, measure, read_images, show_speed
 from trash_seg.inference.views import VIEWS
+from trash_seg.models.build import one_line
 from trash_seg.rundir import write_atomically
 
 RUNTIMES = {"onnx": "onnxruntime", "torch": "torch.export"}
@@ -40,7 +41,10 @@ def export_run(options: ExportOptions, console: Console) -> None:
         content, exported = save_torch(traced, metadata)
     member = Member(run, device=torch.device("cpu"), precision="fp32", scales=[1.0], views=VIEWS["none"])
     with torch.inference_mode():
-        found = compare(member.logits, exported, images)
+        try:
+            found = compare(member.logits, exported, images, any_size=traced.stride is not None)
+        except Exception as error:  # onnxruntime's or torch's own
+            raise UserError(f"{options.path}: not written, it does not run: {one_line(error):.300}") from error
         text = (
             f"labels equal on {100 * found.agreement:.3f} % of the pixels of {found.num_images} images, largest "
             f"difference of a logit {found.largest_difference:.2g}"
@@ -52,7 +56,10 @@ def export_run(options: ExportOptions, console: Console) -> None:
         except OSError as error:
             raise UserError(f"{options.path}: cannot be written ({error.strerror})") from error
         size_text = f"{options.path}  ({len(content) / 2**20:.1f} MiB)"
-        for line in (size_text, f"in: {metadata['input']}", f"out: {metadata['output']}", text):
+        lines = [size_text, f"in: {metadata['input']}", f"out: {metadata['output']}", text]
+        if traced.reason:
+            lines.append(f"height and width are fixed: {traced.reason}")
+        for line in lines:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         seconds = measure({"the run": member.logits, RUNTIMES[options.format]: exported}, images)
     show_speed(seconds, console, title=f"CPU, fp32, {size} px, {threads} thread{'s' * (threads > 1)}")

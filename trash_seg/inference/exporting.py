@@ -45,6 +45,8 @@ class Traced:
     program: ExportedProgram
     stride: int | None
     """Height and width may be any multiple of it; None: they are the training size."""
+    reason: str = ""
+    """Why they are, in the tracer's words."""
 
 
 def describe(run: TrainedRun, traced: Traced) -> dict[str, str]:
@@ -82,21 +84,28 @@ def trace(run: TrainedRun) -> Traced:
         with torch.no_grad():
             torch.testing.assert_close(_runner(program)(other), module(other), rtol=1e-3, atol=1e-3)
         return Traced(program, stride)
-    except Exception:  # a guard of this size, a constant in the network: whatever the tracer raises
-        pass
+    except Exception as error:  # a guard of this size, a constant in the network: whatever the tracer raises
+        reason = f"{one_line(error):.200}"
     try:
-        return Traced(_export(module, example, batch), None)
+        return Traced(_export(module, example, batch), None, reason)
     except Exception as error:
         pair = f"{run.config.encoder.name} × {run.config.decoder.name}"
         raise UserError(f"{pair} cannot be exported: {one_line(error):.300}") from error
 
 
 def save_torch(traced: Traced, metadata: Mapping[str, str]) -> tuple[bytes, Run]:
-    """The content of a `.pt2` file, and the network as loaded from it. `metadata.json` is in it as an extra file."""
+    """The content of a `.pt2` file, and the network as loaded from it. `metadata.json` is in it as an extra file.
+
+    Raises:
+        UserError: torch cannot write the program, or read it again.
+    """
     file = io.BytesIO()
-    with _quiet():
-        torch.export.save(traced.program, file, extra_files={"metadata.json": json.dumps(metadata)})
-        loaded = torch.export.load(io.BytesIO(file.getvalue()))
+    try:
+        with _quiet():
+            torch.export.save(traced.program, file, extra_files={"metadata.json": json.dumps(metadata)})
+            loaded = torch.export.load(io.BytesIO(file.getvalue()))
+    except Exception as error:  # an object of the network that torch cannot serialise
+        raise UserError(f"this pair cannot be exported: {one_line(error):.300}") from error
     return file.getvalue(), _runner(loaded)
 
 
@@ -104,7 +113,7 @@ def save_onnx(traced: Traced, metadata: Mapping[str, str], *, num_threads: int) 
     """The content of an `.onnx` file, and the network as onnxruntime runs it on the CPU.
 
     Raises:
-        UserError: An operation has no counterpart in ONNX, or the file would be too large.
+        UserError: An operation has no counterpart in ONNX or onnxruntime, or the file would be too large.
     """
     import onnxruntime
 
@@ -126,7 +135,10 @@ def save_onnx(traced: Traced, metadata: Mapping[str, str], *, num_threads: int) 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own
+        raise UserError(f"this pair cannot be exported: onnxruntime refuses it ({one_line(error):.300})") from error
     return content, lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
 

@@ -5,12 +5,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-from PIL import Image
+from typing import Any
 
 from trash_seg.config import Config
 from trash_seg.data.coco import CocoReader, ImageRecord
 from trash_seg.data.findings import Finding, raise_errors
+from trash_seg.data.image import image_suffixes
 from trash_seg.data.source import read_source
 from trash_seg.errors import ConfigError, UserError
 
@@ -134,25 +134,41 @@ def with_outputs(items: Sequence[Item]) -> list[Item]:
     ]
 
 
-def read_coco_ids(inputs: Inputs, config: Config) -> tuple[dict[str, int | str], list[int | str]]:
-    """The ids of an annotation file: image name → id, and one category id for each class.
+@dataclass(frozen=True)
+class CocoIds:
+    """The ids of a results file."""
 
-    Without a file, an image's id is its name and a class's its index. A class that several categories are mapped to
-    takes the first, one that none is takes its index.
+    image_ids: dict[str, int | str]
+    """By name."""
+    category_ids: list[int | str | None]
+    """By class; None: the annotation file has no category for it."""
+    note: str = ""
+    """What its reader should know."""
+
+
+def read_coco_ids(inputs: Inputs, config: Config) -> CocoIds:
+    """The ids of an annotation file.
+
+    A class that several categories are mapped to takes the first. Where there is no file, an image's id is its name,
+    and where there are no categories, a class's is its index.
     """
-    num_classes = len(config.data.classes)
+    classes = config.data.classes
     image_ids: dict[str, int | str] = {item.name: item.name for item in inputs.items}
-    category_ids: list[int | str] = list(range(num_classes))
-    if inputs.annotation_path is None:
-        return image_ids, category_ids
-    content = json.loads(inputs.annotation_path.read_bytes())
-    image_ids.update({entry["file_name"]: entry["id"] for entry in content["images"]})
-    categories = content.get("categories") or []
-    for entry in reversed(categories):
+    categories: list[dict[str, Any]] = []
+    if inputs.annotation_path is not None:
+        content = json.loads(inputs.annotation_path.read_bytes())
+        image_ids.update({entry["file_name"]: entry["id"] for entry in content["images"]})
+        categories = content.get("categories") or []
+    if not categories:
+        return CocoIds(image_ids, list(range(len(classes))), "--coco: no categories are given; ids are class indices")
+    category_ids: dict[str, int | str] = {}
+    for entry in categories:
         name = config.data.class_of.get(entry["name"], entry["name"])
-        if name in config.data.classes:
-            category_ids[config.data.classes.index(name)] = entry["id"]
-    return image_ids, category_ids
+        if name is not None:
+            category_ids.setdefault(name, entry["id"])
+    unnamed = [name for name in classes[1:] if name not in category_ids]
+    note = f"--coco: {inputs.annotation_path} has no category for {', '.join(unnamed)}; left out" if unnamed else ""
+    return CocoIds(image_ids, [category_ids.get(name) for name in classes], note)
 
 
 def _items(records: Sequence[ImageRecord], root: Path) -> list[Item]:
@@ -160,8 +176,8 @@ def _items(records: Sequence[ImageRecord], root: Path) -> list[Item]:
 
 
 def _list_folder(folder: Path) -> tuple[list[Item], int]:
-    """Images under a folder by their suffix, sorted by name, and the number of other files."""
-    suffixes = Image.registered_extensions()
+    """Images under a folder by their suffix, sorted by name, and the number of other and hidden files."""
+    suffixes = image_suffixes()
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    images = [path for path in files if path.suffix.lower() in suffixes]
+    images = [path for path in files if path.suffix.lower() in suffixes and not path.name.startswith(".")]
     return [Item(path.relative_to(folder).as_posix(), path) for path in images], len(files) - len(images)

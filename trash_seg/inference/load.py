@@ -26,6 +26,8 @@ class TrainedRun:
     epoch: int
     miou: float
     """Of the validation set, as the run recorded it."""
+    num_threads: int | None = None
+    """CPU threads that it was trained and validated with, where it says."""
 
 
 def load_run(path: Path, *, allow_unfinished: bool = False) -> TrainedRun:
@@ -60,7 +62,8 @@ def load_run(path: Path, *, allow_unfinished: bool = False) -> TrainedRun:
     except (SafetensorError, OSError, RuntimeError) as error:
         text = one_line(error)
         raise UserError(f"{files.best_path}: damaged, or of another network ({text:.300})") from error
-    return TrainedRun(status["run"], config, model.eval(), best["epoch"], best["miou"])
+    threads = status.get("environment", {}).get("num_threads")
+    return TrainedRun(status["run"], config, model.eval(), best["epoch"], best["miou"], threads)
 
 
 def _read_status(files: RunDir) -> dict[str, Any]:

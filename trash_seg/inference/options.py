@@ -1,10 +1,12 @@
 """What a prediction or an export is asked to do. Standard library only, so that `--help` answers at once."""
 
 import argparse
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 TTA = ("none", "hflip", "flips", "turns", "all")
+NOTHING_TO_WRITE = "nothing to write: give --masks, --overlays, --probabilities, --coco, --submission or --truth"
 PROBABILITY_TYPES = ("float16", "uint8")
 EXPORT_SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 
@@ -73,7 +75,7 @@ class ExportOptions:
 
 def positive_count(text: str) -> int:
     """A whole number >= 1, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: give a number >= 1")
-    return value
+    with suppress(ValueError):
+        if int(text) >= 1:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"{text}: give a whole number >= 1")

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from trash_seg.inference.inputs import CocoIds
 from trash_seg.inference.overlay import draw_overlay
 from trash_seg.inference.stream import Prediction
 from trash_seg.palette import palette
@@ -47,7 +47,7 @@ class MaskFolder:
     def prepare(self, prediction: Prediction) -> None:  # noqa: D102 - the protocol says it
         mask = Image.fromarray(prediction.full_size[0], mode="P")
         mask.putpalette(self.palette)
-        with replacing(_file(self.folder, prediction, ".png")) as file:
+        with replacing(_file(self.folder, prediction, ".png"), durable=False) as file:
             mask.save(file, "PNG", compress_level=3)
 
     def write(self, prediction: Prediction, prepared: None) -> None:  # noqa: D102
@@ -65,7 +65,7 @@ class OverlayFolder:
     def prepare(self, prediction: Prediction) -> None:  # noqa: D102
         assert prediction.image is not None
         picture = draw_overlay(prediction.image, prediction.full_size[0], classes=self.classes)
-        with replacing(_file(self.folder, prediction, ".jpg")) as file:
+        with replacing(_file(self.folder, prediction, ".jpg"), durable=False) as file:
             picture.save(file, "JPEG", quality=90)
 
     def write(self, prediction: Prediction, prepared: None) -> None:  # noqa: D102
@@ -84,7 +84,7 @@ class ProbabilityFolder:
         values = prediction.probabilities
         assert values is not None
         stored = np.rint(values * 255).astype(np.uint8) if self.dtype == "uint8" else values.astype(np.float16)
-        with replacing(_file(self.folder, prediction, ".npz")) as file:
+        with replacing(_file(self.folder, prediction, ".npz"), durable=False) as file:
             np.savez_compressed(file, allow_pickle=False, probabilities=stored, classes=np.array(self.classes))
 
     def write(self, prediction: Prediction, prepared: None) -> None:  # noqa: D102
@@ -120,21 +120,21 @@ class CocoResults:
 
     needs_probabilities = True
 
-    def __init__(
-        self, file: IO[bytes], *, image_ids: Mapping[str, int | str], category_ids: Sequence[int | str]
-    ) -> None:
-        self.file, self.image_ids, self.category_ids = file, image_ids, category_ids
+    def __init__(self, file: IO[bytes], *, ids: CocoIds) -> None:
+        self.file, self.ids = file, ids
         self.separator = b"[\n"
 
     def prepare(self, prediction: Prediction) -> list[bytes]:  # noqa: D102
         mask, probability = prediction.full_size
         entries = []
         for index in np.unique(mask[mask > 0]).tolist():
+            if self.ids.category_ids[index] is None:
+                continue
             region = mask == index
             rle = coco_mask.encode(np.asfortranarray(region.astype(np.uint8)))
             entry = {
-                "image_id": self.image_ids[prediction.item.name],
-                "category_id": self.category_ids[index],
+                "image_id": self.ids.image_ids[prediction.item.name],
+                "category_id": self.ids.category_ids[index],
                 "segmentation": {"size": list(region.shape), "counts": rle["counts"].decode()},
                 "score": round(float(probability[region].mean()), 5),
             }

@@ -9,14 +9,14 @@ from rich.console import Console
 from trash_seg.config import DataConfig
 from trash_seg.engine.allocator import keep_freed_memory
 from trash_seg.engine.step import choose_device
-from trash_seg.errors import UserError
+from trash_seg.errors import ConfigError, UserError
 from trash_seg.inference.ensemble import Ensemble, build_ensemble
 from trash_seg.inference.inputs import Inputs, read_annotations, read_inputs, read_split
 from trash_seg.inference.load import TrainedRun, load_run
-from trash_seg.inference.options import Options
+from trash_seg.inference.options import NOTHING_TO_WRITE, Options
 from trash_seg.inference.select import select_members
 from trash_seg.inference.truth import Truth
-from trash_seg.inference.write import check_outputs, num_helpers, write_outputs
+from trash_seg.inference.write import check_apart, check_outputs, num_helpers, write_outputs
 
 
 def run_prediction(options: Options, console: Console) -> int:
@@ -26,12 +26,17 @@ def run_prediction(options: Options, console: Console) -> int:
         UserError: Something given cannot be used; nothing was written.
     """
     check_outputs(options)
-    device = choose_device(options.device)
+    try:
+        device = choose_device(options.device)
+    except ConfigError as error:
+        raise UserError(str(error).replace("runtime.device=", "--device ")) from error
     if device.type == "cpu":
         keep_freed_memory()
-    if options.num_threads is not None:
-        torch.set_num_threads(options.num_threads)
     runs = [load_run(path, allow_unfinished=options.allow_unfinished) for path in options.runs]
+    # With another number of threads, the last bits of the validation would not be the run's own.
+    threads = options.num_threads or (runs[0].num_threads if options.split == "val" else None)
+    if threads is not None:
+        torch.set_num_threads(threads)
     ensemble = build_ensemble(runs, device=device, precision=options.precision, tta=options.tta, scales=options.scales)
     for member in ensemble.members:
         console.print(
@@ -44,7 +49,13 @@ def run_prediction(options: Options, console: Console) -> int:
         if not (options.data or options.split or options.truth):
             return 0
     inputs = find_inputs(options, runs[0])
-    truth = find_truth(options, inputs, runs[0])
+    check_apart(options, inputs)
+    labelled = find_labelled(options, inputs, runs[0])
+    truth = None
+    if labelled is not None:
+        inputs, truth = match_truth(inputs, labelled, runs[0])
+    elif not options.folders and not options.files:
+        raise UserError(NOTHING_TO_WRITE)
     for note in inputs.notes:
         console.print(note, markup=False, soft_wrap=True)
     return write_outputs(options, inputs, ensemble, truth, console)
@@ -65,8 +76,7 @@ def select(options: Options, ensemble: Ensemble, console: Console) -> Ensemble:
                 text = f"{first.name} and {member.run.name} were validated on different data"
                 raise UserError(f"--select: {text}; give --truth FILE with images that none has seen")
         labelled = read_split(first.config, "val", data_root=options.data_root)
-    truth = find_truth(options, labelled, first)
-    assert truth is not None
+    labelled, truth = match_truth(labelled, labelled, first)
     batch_size = options.batch_size or first.config.training.batch_size
     chosen = select_members(
         ensemble, labelled.items, truth, batch_size=batch_size, console=console, num_threads=num_helpers()
@@ -89,26 +99,39 @@ def find_inputs(options: Options, run: TrainedRun) -> Inputs:
     return read_annotations(options.truth, images_dir=options.images, config=run.config, has_truth=True)
 
 
-def find_truth(options: Options, inputs: Inputs, run: TrainedRun) -> Truth | None:
-    """The truth, if there is one.
+def find_labelled(options: Options, inputs: Inputs, run: TrainedRun) -> Inputs | None:
+    """The images whose truth is known: of `--truth`, or of the run's own dataset.
 
     Raises:
-        UserError: It has none of the images.
+        UserError: There are none, and an output needs them.
     """
-    if options.truth is not None and not inputs.has_truth:
-        labelled = read_annotations(options.truth, images_dir=options.images, config=run.config, has_truth=True)
-    elif inputs.has_truth:
-        labelled = inputs
-    elif options.scores or options.confusion:
+    if options.truth is not None and options.data:
+        return read_annotations(options.truth, images_dir=options.images, config=run.config, has_truth=True)
+    if not inputs.has_truth and (options.scores or options.confusion):
         raise UserError("--scores and --confusion need the truth: --truth FILE, or --split val")
-    else:
-        return None
-    records = {item.name: item.record for item in labelled.items if item.record is not None}
-    known = sum(item.name in records for item in inputs.items)
-    if known == 0:
-        raise UserError(f"--truth {options.truth}: has none of the {len(inputs.items)} images, by their names")
-    if known < len(inputs.items):
-        inputs.notes.append(f"{len(inputs.items) - known} of {len(inputs.items)} images have no truth")
+    return inputs if inputs.has_truth else None
+
+
+def match_truth(inputs: Inputs, labelled: Inputs, run: TrainedRun) -> tuple[Inputs, Truth]:
+    """The truth of the images, and the images with what it says of their size and so of their orientation.
+
+    The same image has the same name, or is the same file.
+
+    Raises:
+        UserError: None of the images has a truth.
+    """
+    by_name = {item.name: item.record for item in labelled.items}
+    by_path = {item.path.resolve(): item.record for item in labelled.items}
+    found = {item.name: by_name.get(item.name) or by_path.get(item.path.resolve()) for item in inputs.items}
+    records = {name: record for name, record in found.items() if record is not None}
+    if not records:
+        example, other = inputs.items[0].name, labelled.items[0].name
+        text = f"has none of the {len(inputs.items)} images, by their names ({example} is none of {other} …)"
+        raise UserError(f"--truth {labelled.annotation_path}: {text}")
+    items = [dataclasses.replace(item, record=item.record or found[item.name]) for item in inputs.items]
+    notes = list(inputs.notes)
+    if len(records) < len(items):
+        notes.append(f"{len(items) - len(records)} of {len(items)} images have no truth")
     first = labelled.items[0]
     root = Path(str(first.path).removesuffix(first.name))
-    return Truth(records, root=root, config=run.config)
+    return dataclasses.replace(inputs, items=items, notes=notes), Truth(records, root=root, config=run.config)

@@ -48,15 +48,17 @@ def read_images(items: Sequence[Item], *, size: int, num_images: int) -> Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
-def compare(ours: Run, exported: Run, images: Tensor) -> Comparison:
-    """Runs both one image at a time, and once as a batch of all."""
+def compare(ours: Run, exported: Run, images: Tensor, *, any_size: bool) -> Comparison:
+    """Runs both one image at a time, once as a batch of all, and with `any_size` at twice the width."""
     same, largest = 0, 0.0
-    batches = [*(images[i : i + 1] for i in range(len(images))), images]
+    batches = [*(image[None] for image in images), images if len(images) > 1 else images.repeat(2, 1, 1, 1)]
+    if any_size:
+        batches.append(images[:1].repeat(1, 1, 1, 2))
     for batch in batches:
         first, second = ours(batch), exported(batch)
         same += int((first.argmax(1) == second.argmax(1)).sum())
         largest = max(largest, float((first - second).abs().max()))
-    pixels = sum(len(batch) for batch in batches) * images.shape[2] * images.shape[3]
+    pixels = sum(batch[:, 0].numel() for batch in batches)
     return Comparison(len(images), same / pixels, largest)
 
 

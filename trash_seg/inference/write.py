@@ -1,6 +1,5 @@
 """Runs the stream of predictions into the outputs that were asked for."""
 
-import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from trash_seg.data.cache import num_cores
 from trash_seg.errors import UserError
 from trash_seg.inference.ensemble import Ensemble
 from trash_seg.inference.inputs import Inputs, read_coco_ids
@@ -55,7 +55,7 @@ def check_outputs(options: Options) -> None:
         if path.exists() and not path.is_dir():
             raise UserError(f"{path}: is a file, a folder is needed")
         if path.is_dir() and any(path.iterdir()) and not options.overwrite:
-            raise UserError(f"{path}: is not empty; --overwrite replaces what is in it")
+            raise UserError(f"{path}: is not empty; --overwrite replaces files of the same name")
     for path in options.files:
         if path.is_dir():
             raise UserError(f"{path}: is a folder, the name of a file is needed")
@@ -63,6 +63,17 @@ def check_outputs(options: Options) -> None:
             raise UserError(f"{path}: is there already; --overwrite replaces it")
         if not path.parent.is_dir():
             raise UserError(f"{path}: its folder {path.parent} is not there")
+
+
+def check_apart(options: Options, inputs: Inputs) -> None:
+    """Refuses to write among the images.
+
+    Raises:
+        UserError: It names the folder.
+    """
+    for folder in options.folders:
+        if any(item.path.resolve().is_relative_to(folder.resolve()) for item in inputs.items):
+            raise UserError(f"{folder}: holds images that are to be predicted; give another folder")
 
 
 def write_outputs(options: Options, inputs: Inputs, ensemble: Ensemble, truth: Truth | None, console: Console) -> int:
@@ -81,7 +92,7 @@ def write_outputs(options: Options, inputs: Inputs, ensemble: Ensemble, truth: T
     reader = Reader(ensemble.sizes, options.window, options.overlap, keep_image=options.overlays is not None)
     try:
         with ExitStack() as stack:
-            outputs = open_outputs(options, inputs, ensemble, stack)
+            outputs = open_outputs(options, inputs, ensemble, stack, console)
             outputs += [truth] if truth is not None else []
             predictions = stream(
                 inputs.items, ensemble, reader=reader, batch_size=batch_size,
@@ -92,7 +103,7 @@ def write_outputs(options: Options, inputs: Inputs, ensemble: Ensemble, truth: T
             if tally.failures:
                 raise IncompleteError
     except OSError as error:
-        raise UserError(f"{error.filename or 'an output'}: cannot be written ({error.strerror})") from error
+        raise UserError(f"{error.filename or 'an output'}: cannot be written ({error.strerror or error})") from error
     seconds = time.perf_counter() - started
     console.print(f"{tally.num_predicted} images in {seconds:.1f} s ({tally.num_predicted / seconds:.1f} images/s)")
     if truth is not None and truth.counts:
@@ -105,11 +116,15 @@ def write_outputs(options: Options, inputs: Inputs, ensemble: Ensemble, truth: T
     if tally.failures:
         console.print(f"{len(tally.failures)} of {len(inputs.items)} images could not be predicted, named above")
         if options.submission is not None:
-            console.print(f"{options.submission}: not written, it would lack them", markup=False, soft_wrap=True)
+            text = "; the file there is of an earlier prediction" if options.submission.exists() else ""
+            text = f"{options.submission}: not written, it would lack them{text}"
+            console.print(text, markup=False, soft_wrap=True)
     return 1 if tally.failures else 0
 
 
-def open_outputs(options: Options, inputs: Inputs, ensemble: Ensemble, stack: ExitStack) -> list[Output]:
+def open_outputs(
+    options: Options, inputs: Inputs, ensemble: Ensemble, stack: ExitStack, console: Console
+) -> list[Output]:
     """The outputs that are asked for. Files take their names when the stack is left, the submission unless it fails."""
     classes = ensemble.classes
     outputs: list[Output] = []
@@ -122,10 +137,10 @@ def open_outputs(options: Options, inputs: Inputs, ensemble: Ensemble, stack: Ex
     if options.probabilities is not None:
         outputs.append(ProbabilityFolder(options.probabilities, classes=classes, dtype=options.probability_type))
     if options.coco is not None:
-        image_ids, category_ids = read_coco_ids(inputs, ensemble.members[0].run.config)
-        results = CocoResults(
-            stack.enter_context(replacing(options.coco)), image_ids=image_ids, category_ids=category_ids
-        )
+        ids = read_coco_ids(inputs, ensemble.members[0].run.config)
+        if ids.note:
+            console.print(ids.note, markup=False, highlight=False, soft_wrap=True)
+        results = CocoResults(stack.enter_context(replacing(options.coco)), ids=ids)
         stack.callback(results.close)
         outputs.append(results)
     stack.enter_context(suppress(IncompleteError))  # ends here: what was opened before is put in place all the same
@@ -160,7 +175,7 @@ def consume(
                     continue
                 tally.num_predicted += 1
                 waiting.append((prediction, pool.submit(prepare, prediction)))
-                if len(waiting) > 4 * num_helpers():
+                while waiting and (len(waiting) > num_helpers() or waiting[0][1].done()):
                     write_first()
             while waiting:
                 write_first()
@@ -170,7 +185,7 @@ def consume(
 
 def num_helpers() -> int:
     """Threads that read, and as many that write, beside the network."""
-    return min(4, len(os.sched_getaffinity(0)))
+    return min(4, num_cores())
 
 
 @contextmanager

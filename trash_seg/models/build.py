@@ -10,6 +10,9 @@ from trash_seg.config import Config
 from trash_seg.errors import ConfigError, UnsupportedPairError
 from trash_seg.models.pretrained import SMP_ENCODERS, load_pretrained
 
+FILE_OPTIONS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+"""timm's: they would load weights from anywhere, in any format."""
+
 
 def build_model(config: Config) -> smp.base.SegmentationModel:
     """The network of a run on the CPU: (N, 3, H, W) float32 normalised → logits (N, C, H, W).
@@ -41,6 +44,9 @@ def _create(config: Config) -> smp.base.SegmentationModel:
         raise ConfigError(f"encoder.name={encoder}: {registry} has no such encoder (timm's begin with tu-)")
     if decoder.name.lower() not in smp.MODEL_ARCHITECTURES_MAPPING:
         raise ConfigError(f"decoder.name={decoder.name}: SMP has {', '.join(smp.MODEL_ARCHITECTURES_MAPPING)}")
+    for option in decoder.options:
+        if option in FILE_OPTIONS:
+            raise ConfigError(f"decoder.options.{option}: weights come by encoder.weights")
     if decoder.options and not encoder.startswith("tu-"):  # SMP hands what it does not know to timm, or drops it
         known = inspect.signature(getattr(smp, decoder.name)).parameters
         for option in decoder.options.keys() - known.keys():
