@@ -36,10 +36,9 @@ GRIDS = [
     product(["data=toy", "data=trash"], ["encoder=resnet18", "encoder=vgg11"], ["data.root=/x"]),  # weights follow data
     product(["training=log", "training=quick"], ["training.epochs=3", "training.epochs=5"]),  # a value in a group
     product(["optimizer=sgd", "optimizer=adam"], ["optimizer.lr=1e-3", "optimizer.lr=1e-4"]),
-    product(
+    product(  # nothing is left from the job before
         ["optimizer=sgd"],
-        ["optimizer.options={nesterov:false}", "optimizer.options={momentum:0.5}"],  # nothing is left from the first
-        ["seed=1", "seed=2"],
+        [f"optimizer.options={{{text}}}" for text in ("nesterov:false", "momentum:0.5", "momentum:0,nesterov:true")],
     ),
     product(["augmentation=none", "augmentation=log"], ["+decoder.options.a=1", "+decoder.options.a=2"]),
 ]
