@@ -4,7 +4,6 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 import pytest
 import torch
@@ -13,6 +12,7 @@ from tests.conftest import ROOT, Completed
 from tests.predict.conftest import make_run, random_image
 from tests.predict.test_decoders import SETTINGS
 from trash_seg.export import main
+from trash_seg.inference import verify
 from trash_seg.inference.exporting import Deployed
 from trash_seg.inference.load import load_run
 from trash_seg.palette import palette
@@ -40,13 +40,18 @@ def onnx_logits(path: Path, images: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
 
+def assert_same(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """Logits, to float32's accuracy at their scale."""
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4 * float(expected.std()))
+
+
 def pixels(*shape: int) -> torch.Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
 def larger_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("larger_run"), "encoder=mobilenet_v2", "training.image_size=64")
+    return make_run(tmp_path_factory.mktemp("larger_run"), "encoder=resnet18", "training.image_size=64")
 
 
 @pytest.mark.slow
@@ -61,7 +66,7 @@ def test_an_onnx_file_is_the_run_at_any_batch_and_size(larger_run: Path, images:
     for shape in ((1, 3, 64, 64), (5, 3, 64, 64), (2, 3, 96, 64)):
         with torch.no_grad():
             expected = reference(pixels(*shape))
-        torch.testing.assert_close(onnx_logits(path, pixels(*shape)), expected, rtol=1e-3, atol=1e-3)
+        assert_same(onnx_logits(path, pixels(*shape)), expected)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
     about = session.get_modelmeta().custom_metadata_map
@@ -80,7 +85,7 @@ def test_a_torch_program_is_the_run_and_loads_without_this_package(larger_run, i
     assert json.loads(json.loads(extra["metadata.json"])["classes"])[5] == "Metal"
     with torch.no_grad():
         expected = Deployed(load_run(larger_run).model).eval()(pixels(3, 3, 64, 96))
-        torch.testing.assert_close(program.module()(pixels(3, 3, 64, 96)), expected, rtol=1e-4, atol=1e-4)
+        assert_same(program.module()(pixels(3, 3, 64, 96)), expected)
 
 
 @pytest.mark.slow
@@ -97,8 +102,9 @@ def test_a_pair_of_one_size_is_exported_at_that_size(toy_run: Path, images: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("decoder", sorted(path.stem for path in (ROOT / "conf" / "decoder").glob("*.yaml")))
-def test_every_decoder_is_exported_or_says_why(decoder: str, images: Path, tmp_path: Path, capsys) -> None:
-    settings = SETTINGS.get(decoder, ("encoder=mobilenet_v2",))
+def test_every_decoder_is_exported_or_says_why(decoder, images, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(verify, "NUM_REPEATS", 1)  # the seconds of DPT are not what is tested
+    settings = SETTINGS.get(decoder, ("encoder=resnet18",))
     run = make_run(tmp_path / "runs", *settings, f"decoder={decoder}")
     path = tmp_path / "model.onnx"
     completed = export(capsys, run, "--format", "onnx", "--data", images, "--output", path)
@@ -107,7 +113,12 @@ def test_every_decoder_is_exported_or_says_why(decoder: str, images: Path, tmp_p
         assert "cannot be exported" in completed.output.splitlines()[-1]
         assert not path.exists()
         pytest.xfail(completed.output)
-    assert np.isfinite(onnx_logits(path, pixels(2, 3, *[load_run(run).config.training.image_size] * 2)).numpy()).all()
+    trained = load_run(run)
+    size = trained.config.training.image_size
+    fixed = "height and width are fixed: " in completed.output
+    others = pixels(2, 3, size, size if fixed else 2 * size)
+    with torch.no_grad():
+        assert_same(onnx_logits(path, others), Deployed(trained.model).eval()(others))
 
 
 def test_what_cannot_be_exported_is_one_line(toy_run: Path, images: Path, tmp_path: Path, capsys, monkeypatch) -> None:

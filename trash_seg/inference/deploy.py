@@ -1,20 +1,35 @@
 """One export: trace, write aside, check on real images, put in place, time."""
 
+from dataclasses import dataclass
+
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from trash_seg.errors import UserError
 from trash_seg.inference.ensemble import Member
-from trash_seg.inference.exporting import describe, save_onnx, save_torch, trace
+from trash_seg.inference.exporting import Run, Traced, describe, refusing, save_onnx, save_torch, trace, trace_fixed
 from trash_seg.inference.inputs import read_inputs, read_split
-from trash_seg.inference.load import load_run
+from trash_seg.inference.load import TrainedRun, load_run
 from trash_seg.inference.options import ExportOptions
 from trash_seg.inference.verify import MIN_AGREEMENT, compare, measure, read_images, show_speed
 from trash_seg.inference.views import VIEWS
-from trash_seg.models.build import one_line
 from trash_seg.rundir import write_atomically
 
 RUNTIMES = {"onnx": "onnxruntime", "torch": "torch.export"}
+
+
+@dataclass(frozen=True)
+class Product:
+    """A file that was seen to be the run."""
+
+    content: bytes
+    run: Run
+    metadata: dict[str, str]
+    agreement: str
+    """What was seen, in words."""
+    reason: str
+    """Why height and width are fixed; empty: they are not."""
 
 
 def export_run(options: ExportOptions, console: Console) -> None:
@@ -32,34 +47,56 @@ def export_run(options: ExportOptions, console: Console) -> None:
         inputs = read_split(run.config, "val", data_root=options.data_root)
     size, threads = run.config.training.image_size, torch.get_num_threads()
     images = read_images(inputs.items, size=size, num_images=options.num_images)
+    member = Member(run, device=torch.device("cpu"), precision="fp32", scales=[1.0], views=VIEWS["none"])
 
+    try:
+        product = _make(run, options.format, member.logits, images)
+    except UserError as error:
+        pair = f"{run.config.encoder.name} × {run.config.decoder.name}"
+        raise UserError(f"{pair} cannot be exported: {error}") from error
+    try:
+        write_atomically(options.path, lambda file: file.write(product.content))
+    except OSError as error:
+        raise UserError(f"{options.path}: cannot be written ({error.strerror})") from error
+    lines = [
+        f"{options.path}  ({len(product.content) / 2**20:.1f} MiB)",
+        f"in: {product.metadata['input']}",
+        f"out: {product.metadata['output']}",
+        product.agreement,
+    ]
+    if product.reason:
+        lines.append(f"height and width are fixed: {product.reason}")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    with torch.inference_mode():
+        seconds = measure({"the run": member.logits, RUNTIMES[options.format]: product.run}, images)
+    show_speed(seconds, console, title=f"CPU, fp32, {size} px, {threads} thread{'s' * (threads > 1)}")
+
+
+def _make(run: TrainedRun, target: str, reference: Run, images: Tensor) -> Product:
+    """With height and width dynamic, where the pair allows it in each of the steps."""
     traced = trace(run)
+    try:
+        return _check(run, traced, target, reference, images)
+    except UserError as error:
+        if traced.stride is None:
+            raise
+        reason = f"with others, {error}"
+    return _check(run, trace_fixed(run, reason), target, reference, images)
+
+
+def _check(run: TrainedRun, traced: Traced, target: str, reference: Run, images: Tensor) -> Product:
     metadata = describe(run, traced)
-    if options.format == "onnx":
-        content, exported = save_onnx(traced, metadata, num_threads=threads)
+    if target == "onnx":
+        content, exported = save_onnx(traced, metadata, num_threads=torch.get_num_threads())
     else:
         content, exported = save_torch(traced, metadata)
-    member = Member(run, device=torch.device("cpu"), precision="fp32", scales=[1.0], views=VIEWS["none"])
-    with torch.inference_mode():
-        try:
-            found = compare(member.logits, exported, images, any_size=traced.stride is not None)
-        except Exception as error:  # onnxruntime's or torch's own
-            raise UserError(f"{options.path}: not written, it does not run: {one_line(error):.300}") from error
-        text = (
-            f"labels equal on {100 * found.agreement:.3f} % of the pixels of {found.num_images} images, largest "
-            f"difference of a logit {found.largest_difference:.2g}"
-        )
-        if not found.agreement >= MIN_AGREEMENT:
-            raise UserError(f"{options.path}: not written, it does not see what the run sees: {text}")
-        try:
-            write_atomically(options.path, lambda file: file.write(content))
-        except OSError as error:
-            raise UserError(f"{options.path}: cannot be written ({error.strerror})") from error
-        size_text = f"{options.path}  ({len(content) / 2**20:.1f} MiB)"
-        lines = [size_text, f"in: {metadata['input']}", f"out: {metadata['output']}", text]
-        if traced.reason:
-            lines.append(f"height and width are fixed: {traced.reason}")
-        for line in lines:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-        seconds = measure({"the run": member.logits, RUNTIMES[options.format]: exported}, images)
-    show_speed(seconds, console, title=f"CPU, fp32, {size} px, {threads} thread{'s' * (threads > 1)}")
+    with torch.inference_mode(), refusing(f"{RUNTIMES[target]} cannot run it"):
+        found = compare(reference, exported, images, any_size=traced.stride is not None)
+    agreement = (
+        f"labels equal on {100 * found.agreement:.3f} % of the pixels of {found.num_images} images, largest "
+        f"difference of a logit {found.largest_difference:.2g}"
+    )
+    if not found.agreement >= MIN_AGREEMENT:
+        raise UserError(f"{RUNTIMES[target]} does not see what the run sees: {agreement}")
+    return Product(content, exported, metadata, agreement, traced.reason)

@@ -22,6 +22,7 @@ from trash_seg.palette import palette
 
 MAX_ONNX_BYTES = 2**31 - 1
 """Protobuf holds no more in one file."""
+BATCH = {0: Dim("batch")}
 Run = Callable[[Tensor], Tensor]
 """Images (N, 3, H, W) uint8 RGB → logits (N, C, H, W) float32."""
 
@@ -72,25 +73,28 @@ def trace(run: TrainedRun) -> Traced:
     Raises:
         UserError: It cannot be captured.
     """
-    size, encoder = run.config.training.image_size, run.model.encoder
-    stride = int(encoder.output_stride)  # type: ignore[union-attr, arg-type]
-    module = Deployed(run.model).eval()
-    example = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)  # 2: a batch of 1 would be made a constant
-    batch = {0: Dim("batch")}
+    size, stride = run.config.training.image_size, int(run.model.encoder.output_stride)  # type: ignore[union-attr, arg-type]
     sides = {axis: stride * Dim(f"{name}_{stride}", min=1, max=2**16 // stride) for axis, name in ((2, "h"), (3, "w"))}
+    module = Deployed(run.model).eval()
     try:
-        program = _export(module, example, {**batch, **sides})
+        program = _export(module, size, {**BATCH, **sides})
         other = torch.randint(0, 256, (1, 3, 2 * size, size + stride), dtype=torch.uint8)
         with torch.no_grad():
             torch.testing.assert_close(_runner(program)(other), module(other), rtol=1e-3, atol=1e-3)
         return Traced(program, stride)
     except Exception as error:  # a guard of this size, a constant in the network: whatever the tracer raises
         reason = f"{one_line(error):.200}"
-    try:
-        return Traced(_export(module, example, batch), None, reason)
-    except Exception as error:
-        pair = f"{run.config.encoder.name} × {run.config.decoder.name}"
-        raise UserError(f"{pair} cannot be exported: {one_line(error):.300}") from error
+    return trace_fixed(run, reason)
+
+
+def trace_fixed(run: TrainedRun, reason: str) -> Traced:
+    """Captures the network at the training size, for a reason.
+
+    Raises:
+        UserError: It cannot be captured.
+    """
+    with refusing("torch.export refuses it"):
+        return Traced(_export(Deployed(run.model).eval(), run.config.training.image_size, BATCH), None, reason)
 
 
 def save_torch(traced: Traced, metadata: Mapping[str, str]) -> tuple[bytes, Run]:
@@ -100,12 +104,9 @@ def save_torch(traced: Traced, metadata: Mapping[str, str]) -> tuple[bytes, Run]
         UserError: torch cannot write the program, or read it again.
     """
     file = io.BytesIO()
-    try:
-        with _quiet():
-            torch.export.save(traced.program, file, extra_files={"metadata.json": json.dumps(metadata)})
-            loaded = torch.export.load(io.BytesIO(file.getvalue()))
-    except Exception as error:  # an object of the network that torch cannot serialise
-        raise UserError(f"this pair cannot be exported: {one_line(error):.300}") from error
+    with refusing("torch.export cannot write it"), _quiet():
+        torch.export.save(traced.program, file, extra_files={"metadata.json": json.dumps(metadata)})
+        loaded = torch.export.load(io.BytesIO(file.getvalue()))
     return file.getvalue(), _runner(loaded)
 
 
@@ -117,32 +118,39 @@ def save_onnx(traced: Traced, metadata: Mapping[str, str], *, num_threads: int) 
     """
     import onnxruntime
 
-    try:
-        with _quiet():
-            converted = torch.onnx.export(
-                traced.program, dynamo=True, input_names=["images"], output_names=["logits"], verbose=False
-            )
+    with refusing("torch.onnx cannot convert it"), _quiet():
+        converted = torch.onnx.export(
+            traced.program, dynamo=True, input_names=["images"], output_names=["logits"], verbose=False
+        )
         assert converted is not None
         converted.model.metadata_props.update(metadata)
         _name_axes(converted.model.graph, dynamic=traced.stride is not None)
         content = converted.model_proto.SerializeToString()
-    except Exception as error:  # the exporter's and onnxscript's own
-        raise UserError(f"this pair cannot be exported to ONNX: {one_line(error):.300}") from error
     if len(content) > MAX_ONNX_BYTES:
-        raise UserError(
-            f"this pair cannot be exported to one ONNX file: {len(content) / 2**30:.1f} GiB, 2 are possible"
-        )
+        raise UserError(f"one ONNX file would hold {len(content) / 2**30:.1f} GiB, 2 are possible")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.log_severity_level = 3
-    try:
+    with refusing("onnxruntime refuses it"):
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own
-        raise UserError(f"this pair cannot be exported: onnxruntime refuses it ({one_line(error):.300})") from error
     return content, lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
 
-def _export(module: nn.Module, example: Tensor, dynamic: Mapping[int, object]) -> ExportedProgram:
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Makes one line of whatever the exporters, onnxscript and onnxruntime raise.
+
+    Raises:
+        UserError: What cannot be done, and their reason.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"{what}: {one_line(error):.300}") from error
+
+
+def _export(module: nn.Module, size: int, dynamic: Mapping[int, object]) -> ExportedProgram:
+    example = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)  # 2: a batch of 1 would be made a constant
     with _quiet(), torch.no_grad():
         return torch.export.export(module, (example,), dynamic_shapes={"images": dynamic})
 
