@@ -46,10 +46,9 @@ class SlurmRun:
             if status is not None and status["error"] == signal.SIGUSR2.name:
                 # The time is over, and the run is saved: now submitit's own handler puts the job back into the queue.
                 signal.raise_signal(signal.SIGUSR2)
-            raise SystemExit(outcome.exit_code)  # cancelled, or requeued by Slurm itself
         if outcome.state in FAILED:
             raise RunFailed(outcome)
-        if outcome.state == "running":  # elsewhere, or its directory was lost
+        if outcome.exit_code:  # cancelled, requeued by Slurm itself, or running elsewhere
             raise SystemExit(outcome.exit_code)
         return outcome.state
 
@@ -196,15 +195,15 @@ def _watch(runs: Iterable[PlannedRun], queue: Queue, view: View, poll_seconds: f
 
 
 def _settle_lost(run: PlannedRun, job_id: str | None, view: View) -> None:
-    status = run.files.peek_status()
-    if status is None or status["state"] == "running":
-        cause = f"its Slurm job {job_id} {_end_of(job_id)}"
-        try:
+    cause = f"its Slurm job {job_id} {_end_of(job_id)}"
+    try:
+        status = run.files.read_status()
+        if status is None or status["state"] == "running":
             record_end(run.config, run.files, overrides=run.overrides, cause=cause)
-        except (OSError, ValueError) as error:
-            return view.end(run, {"state": "failed", "error": f"{cause}; and its status cannot be used ({error})"})
-        status = run.files.peek_status()
-    return view.end(run, status or {"state": "failed", "error": "no status was written"})
+            status = run.files.read_status()
+    except (OSError, ValueError) as error:  # not the same as none: nothing is written over it
+        status = {"state": "failed", "error": f"{cause}; and its status cannot be used ({error})"}
+    view.end(run, status or {"state": "failed", "error": "no status was written"})
 
 
 def _end_of(job_id: str | None) -> str:

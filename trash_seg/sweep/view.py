@@ -25,7 +25,7 @@ class View:
         self._began = time.monotonic()
         self._epochs: dict[str, int] = {}
         self._before: dict[str, float] = {}
-        """Share of each run that was done before it began here."""
+        """Share of each run that was done when it was first seen running."""
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -44,15 +44,13 @@ class View:
 
     def start(self, run: PlannedRun) -> None:
         """A job has begun."""
-        epoch = (run.files.peek_status() or {}).get("epoch", 0)
-        self._before[run.files.name] = epoch / run.config.training.epochs
         if self._live is None:
             self.say(f"started: {run.files.name}")
 
     def end(self, run: PlannedRun, status: dict[str, Any]) -> None:
         """A run has ended, here or elsewhere."""
         self._ended[status["state"]] += 1
-        self._units_done += run.work.units * (1 - self._before.get(run.files.name, 1))
+        self._units_done += run.work.units * (1 - self._before.get(run.files.name, 0))
         best = status.get("best")
         match status["state"]:
             case "interrupted":
@@ -94,10 +92,11 @@ class View:
 
     def _time_left(self, running: list[tuple[PlannedRun, dict[str, Any]]], pending: Sequence[PlannedRun]) -> str:
         """From the pace so far, in units of predicted work."""
-        shares = [(run.work.units, status.get("epoch", 0) / run.config.training.epochs) for run, status in running]
-        before = sum(run.work.units * self._before.get(run.files.name, 0) for run, _ in running)
-        done = self._units_done + sum(units * share for units, share in shares) - before
-        left = sum(run.work.units for run in pending) + sum(units * (1 - share) for units, share in shares)
+        done, left = self._units_done, sum(run.work.units for run in pending)
+        for run, status in running:
+            share = status.get("epoch", 0) / run.config.training.epochs
+            done += run.work.units * (share - self._before.setdefault(run.files.name, share))
+            left += run.work.units * (1 - share)
         if done <= 0:
             return ""
         seconds = round((time.monotonic() - self._began) / done * left)
