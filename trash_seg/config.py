@@ -4,6 +4,7 @@ Types, units and ranges stand here; the values stand in `conf/`, so that each de
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -286,6 +287,10 @@ class SweepConfig:
         _check(stop is None or stop >= 1, "sweep.stop_epoch", stop, "must be >= 1, or null for none")
 
 
+OUTSIDE_IDENTITY = ("runtime", "sweep", "data.root", "data.encoder_weights")
+"""Settings that do not change what a run is: it keeps its name and directory."""
+
+
 @dataclass
 class Config:
     """Every setting of a run."""
@@ -319,9 +324,9 @@ class Config:
     def hash(self) -> str:
         """8 hex digits of every setting that may change the result, the seed aside: equal for replicates."""
         settings = dataclasses.asdict(self)
-        for key in ("seed", "runtime", "sweep"):
-            del settings[key]
-        del settings["data"]["root"], settings["data"]["encoder_weights"]
+        for path in ("seed", *OUTSIDE_IDENTITY):
+            *groups, key = path.split(".")
+            del functools.reduce(dict.__getitem__, groups, settings)[key]
         text = json.dumps(settings, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

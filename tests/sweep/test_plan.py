@@ -97,6 +97,8 @@ def test_the_size_that_a_network_refuses(train: Train, tmp_path: Path) -> None:
         (["seed=range(5,5)"], "seed=range(5,5): has no value"),
         (["seed=1,2", "seed=3,4"], "seed is given twice: seed=1,2 and seed=3,4"),
         (["sweep.name=a,b", "seed=1"], "sweep.name=a,b: is no part of what a run is"),
+        (["runtime=cpu,auto"], "runtime=cpu,auto: is no part of what a run is"),
+        (["data.root=a,b"], "data.root=a,b: is no part of what a run is"),
         (["encoder=resnet18,nope"], "Could not find 'encoder/nope'"),
         (["encoder=timm"], "encoder.name"),
         (["training.epoch=3,4"], "training.epoch"),

@@ -16,9 +16,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue
 from rich import get_console
 
-from trash_seg.config import Config, register
+from trash_seg.config import OUTSIDE_IDENTITY, Config, register
 from trash_seg.errors import ConfigError, UserError
-from trash_seg.rundir import RunDir
 from trash_seg.sweep.compose import Composer
 from trash_seg.sweep.plan import FAILED, Plan, PlannedRun, make_plan
 
@@ -132,7 +131,9 @@ def expand(arguments: Sequence[str], *, params: dict[str, str], loader: ConfigLo
     given = parser.parse_overrides(list(arguments))
     keys = [override.get_key_element() for override in given]
     for override in given:
-        if override.is_sweep_override() and override.get_key_element().startswith(("sweep.", "runtime.")):
+        if override.is_sweep_override() and any(
+            f"{override.key_or_group}.".startswith(f"{path}.") for path in OUTSIDE_IDENTITY
+        ):
             text = "is no part of what a run is, so its values would be the same run; give one"
             raise ConfigError(f"{override.input_line}: {text}")
         if override.is_sweep_override() and keys.count(override.get_key_element()) > 1:
@@ -216,7 +217,7 @@ def summarise(runs: Sequence[PlannedRun], dropped: Collection[str]) -> int:
 
 def _status(run: PlannedRun) -> dict[str, Any]:
     try:
-        return RunDir(run.files.path).read_status() or {}
+        return run.files.read_status() or {}
     except (ValueError, OSError) as error:
         return {"state": "failed", "error": str(error), "command": "move the directory away first"}
 
