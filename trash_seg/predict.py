@@ -3,11 +3,13 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from trash_seg.errors import UserError
-from trash_seg.inference.options import NOTHING_TO_WRITE, PROBABILITY_TYPES, TTA, Options, positive_count
+from trash_seg.inference.options import NOTHING_TO_WRITE, PROBABILITY_TYPES, TTA, Options, number, positive_count
+
+FACTOR = number(float, lambda value: 0 < value <= 8, "a factor in (0, 8]")
+SHARE = number(float, lambda value: 0 <= value < 1, "a share in [0, 1)")
 
 EPILOG = """
 A folder or file is predicted as training saw images: resized to the training size, with --window in windows of that
@@ -62,11 +64,11 @@ def _add_method(group: argparse._ArgumentGroup) -> None:
     text = "average over flips (left-right; both ways), turns by 90°, or all eight (%(default)s)"
     group.add_argument("--tta", choices=TTA, default="none", help=text)
     text = "average over these factors of the training size"
-    group.add_argument("--scales", type=_positive, nargs="+", default=[1.0], metavar="FACTOR", help=text)
+    group.add_argument("--scales", type=FACTOR, nargs="+", default=[1.0], metavar="FACTOR", help=text)
     text = "cut larger images into windows of this side; each is resized to the training size"
     group.add_argument("--window", type=positive_count, metavar="PX", help=text)
     text = "least share of a window that its neighbour covers too (%(default)s)"
-    group.add_argument("--overlap", type=_share, default=0.25, metavar="SHARE", help=text)
+    group.add_argument("--overlap", type=SHARE, default=0.25, metavar="SHARE", help=text)
     text = "images (or windows) a batch; default: as in training; on a CPU 4, where nothing is scored"
     group.add_argument("--batch-size", type=positive_count, metavar="N", help=text)
     group.add_argument(
@@ -75,20 +77,6 @@ def _add_method(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: as in training")
     group.add_argument("--num-threads", type=positive_count, metavar="N", help="CPU threads of the network")
     group.add_argument("--allow-unfinished", action="store_true", help="take the best epoch so far of a run not done")
-
-
-def _positive(text: str) -> float:
-    with suppress(ValueError):
-        if 0 < float(text) <= 8:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text}: give a factor in (0, 8]")
-
-
-def _share(text: str) -> float:
-    with suppress(ValueError):
-        if 0 <= float(text) < 1:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text}: give a share in [0, 1)")
 
 
 def check(options: Options) -> None:

@@ -9,10 +9,10 @@ import resource, sys, torch
 from trash_seg.engine.allocator import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
-for _ in range(8):  # what is aligned needs a little more than what is freed, at first
+for _ in range(32):  # what is aligned needs a little more than what is freed, at first
     torch.ones(2**24)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(12):
+for _ in range(4):
     torch.ones(2**24)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -25,6 +25,5 @@ def count_page_faults(way: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
 def test_tensors_take_the_memory_of_those_before_them() -> None:
-    given_back = count_page_faults("given back")
-    assert given_back > 10_000  # twelve times 64 MiB in pages of 4 KiB, or some of them larger
-    assert count_page_faults("kept") < given_back / 4  # one may still need new memory
+    assert count_page_faults("given back") > 10_000  # four times 64 MiB in pages of 4 KiB, or some of them larger
+    assert count_page_faults("kept") < 1_000

@@ -27,7 +27,8 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes a picture upright, by EXIF orientation."""
+"""What makes a picture upright, by EXIF orientation. `ImageOps.exif_transpose` also writes the EXIF anew, and fails
+where that breaks a rule."""
 
 Image.MAX_IMAGE_PIXELS = 2**30  # Pillow suspects an attack from 89 megapixels on; large photographs are no defect
 DECODE_ERRORS = (
@@ -54,11 +55,6 @@ class Header:
     """(width, height) as stored; of a TIFF upright, as Pillow reads it."""
     orientation: int
     """EXIF orientation, 1 (upright) to 8."""
-
-    @property
-    def upright_size(self) -> tuple[int, int]:
-        """(width, height) with the orientation applied."""
-        return self.size[::-1] if self.orientation >= 5 else self.size
 
 
 def image_suffixes() -> frozenset[str]:
@@ -112,7 +108,8 @@ def is_turned(header: Header, expected: tuple[int, int] | None, path: Path) -> b
     Raises:
         ImageError: The sizes agree in no orientation.
     """
-    if header.orientation != 1 and expected in (None, header.upright_size):
+    upright = header.size[::-1] if header.orientation >= 5 else header.size
+    if header.orientation != 1 and expected in (None, upright):
         return True
     if expected in (None, header.size):
         return False

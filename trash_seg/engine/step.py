@@ -5,6 +5,7 @@ a step: losses and counts stay there until the epoch ends.
 """
 
 import copy
+import itertools
 import logging
 import platform
 from collections.abc import Callable
@@ -109,15 +110,14 @@ class Step:
         """Training steps so far."""
         self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
         self.ema: nn.Module | None = None
-        changing = nn.ModuleList([self.model])
         if training.ema_decay is not None:
             self.ema = copy.deepcopy(self.model).requires_grad_(False)
             self._move_average = get_ema_multi_avg_fn(training.ema_decay)  # type: ignore[no-untyped-call]
-            changing.append(self.ema)
         self._train: Callable[..., tuple[Tensor, ...]] = self._train_eagerly
         self._validate: Callable[..., tuple[Tensor, ...]] = self._validate_eagerly
         if capture:
             required = config.runtime.step == "graph"
+            changing = nn.ModuleList(part for part in (self.model, self.ema) if part is not None)
             self._train = Captured(self._train_eagerly, model=changing, optimizer=self.optimizer, required=required)
             self._validate = Captured(self._validate_eagerly, model=nn.ModuleList(), required=required)
 
@@ -165,11 +165,8 @@ class Step:
     @torch.no_grad()
     def _average(self, ema: nn.Module) -> None:
         """Moves the moving average of weights and BatchNorm's statistics on; counts are taken over."""
-        pairs = [
-            pair
-            for own, other in ((ema.parameters(), self.model.parameters()), (ema.buffers(), self.model.buffers()))
-            for pair in zip(own, other, strict=True)
-        ]
+        averages, values = (itertools.chain(part.parameters(), part.buffers()) for part in (ema, self.model))
+        pairs = list(zip(averages, values, strict=True))
         floating = [pair for pair in pairs if pair[0].is_floating_point()]
         self._move_average([own for own, _ in floating], [other for _, other in floating], None)
         for own, other in pairs:
@@ -238,8 +235,12 @@ def count_confusion(truth: Tensor, prediction: Tensor, *, num_classes: int) -> T
     return counts.scatter_add_(0, cell, torch.ones_like(cell)).view(-1, num_classes, num_classes)
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, *, setting: str = "runtime.device=") -> torch.device:
     """The device of `runtime.device`.
+
+    Args:
+        name: auto, cpu or cuda.
+        setting: What the user gave it by.
 
     Raises:
         ConfigError: cuda is asked for and there is none.
@@ -247,7 +248,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("runtime.device=cuda: torch sees no CUDA device; use cpu, or look at nvidia-smi")
+        raise ConfigError(f"{setting}cuda: torch sees no CUDA device; use cpu, or look at nvidia-smi")
     return torch.device(name)
 
 

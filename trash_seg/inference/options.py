@@ -1,9 +1,11 @@
 """What a prediction or an export is asked to do. Standard library only, so that `--help` answers at once."""
 
 import argparse
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 TTA = ("none", "hflip", "flips", "turns", "all")
 NOTHING_TO_WRITE = "nothing to write: give --masks, --overlays, --probabilities, --coco, --submission or --truth"
@@ -73,9 +75,16 @@ class ExportOptions:
         return self.output or Path(f"{self.run.resolve().name}{EXPORT_SUFFIXES[self.format]}")
 
 
-def positive_count(text: str) -> int:
-    """A whole number >= 1, for argparse."""
-    with suppress(ValueError):
-        if int(text) >= 1:
-            return int(text)
-    raise argparse.ArgumentTypeError(f"{text}: give a whole number >= 1")
+def number(kind: Callable[[str], Any], holds: Callable[[Any], bool], rule: str) -> Callable[[str], Any]:
+    """A type for argparse: refuses what `kind` cannot read, and what breaks the rule, with the rule."""
+
+    def read(text: str) -> Any:
+        with suppress(ValueError):
+            if holds(value := kind(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"{text}: give {rule}")
+
+    return read
+
+
+positive_count = number(int, lambda value: value >= 1, "a whole number >= 1")

@@ -9,7 +9,7 @@ from rich.console import Console
 from trash_seg.config import DataConfig
 from trash_seg.engine.allocator import keep_freed_memory
 from trash_seg.engine.step import choose_device
-from trash_seg.errors import ConfigError, UserError
+from trash_seg.errors import UserError
 from trash_seg.inference.ensemble import Ensemble, build_ensemble
 from trash_seg.inference.inputs import Inputs, read_annotations, read_inputs, read_split
 from trash_seg.inference.load import TrainedRun, load_run
@@ -26,10 +26,7 @@ def run_prediction(options: Options, console: Console) -> int:
         UserError: Something given cannot be used; nothing was written.
     """
     check_outputs(options)
-    try:
-        device = choose_device(options.device)
-    except ConfigError as error:
-        raise UserError(str(error).replace("runtime.device=", "--device ")) from error
+    device = choose_device(options.device, setting="--device ")
     if device.type == "cpu":
         keep_freed_memory()
     runs = [load_run(path, allow_unfinished=options.allow_unfinished) for path in options.runs]

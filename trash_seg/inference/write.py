@@ -1,5 +1,6 @@
 """Runs the stream of predictions into the outputs that were asked for."""
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -71,8 +72,9 @@ def check_apart(options: Options, inputs: Inputs) -> None:
     Raises:
         UserError: It names the folder.
     """
-    for folder in options.folders:
-        if any(item.path.resolve().is_relative_to(folder.resolve()) for item in inputs.items):
+    folders = {folder: folder.resolve() for folder in options.folders}
+    for item, (folder, resolved) in itertools.product(inputs.items, folders.items()):
+        if item.path.resolve().is_relative_to(resolved):
             raise UserError(f"{folder}: holds images that are to be predicted; give another folder")
 
 
