@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= --numprocesses auto --maxprocesses 4 --dist loadfile  # a file shares its fixtures, and Slurm the cores
+# A file shares its fixtures, and Slurm the cores; the order is that of tests/conftest.py.
+WORKERS ?= --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 export NO_ALBUMENTATIONS_UPDATE = 1
 
 .PHONY: help demo test test-unit lint format clean

@@ -1,6 +1,7 @@
 """Fixtures for all rooms: a cache of the tests' own, and the real command line."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 TRASH190 = ROOT.parent / "shared" / "data" / "trash190"
 PEER = ROOT.parent / "shared" / "peers" / "notebook_baseline.py"
 
+# In the background of a shell it is ignored, and would be by every command that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may need a network
 # torch reads it when it starts: processes side by side share the cores out. A worker inherits what its parent, which
@@ -37,6 +40,12 @@ class Completed:
 
 
 Train = Callable[..., Completed]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files with slow tests first: at the end no worker waits minutes for another."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("slurm")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,7 +17,7 @@ COMMANDS = [
 ]
 MAKE = [command for command in COMMANDS if command.startswith("make ")]
 MODULES = [shlex.split(command)[2:] for command in COMMANDS if command.startswith("python -m ")]
-SMALL = ["training.epochs=1", "training.image_size=64", "training.batch_size=8"]
+SMALL = ["training.epochs=1", "training.image_size=32", "training.batch_size=8"]
 
 
 def test_no_shell_command_is_left_out() -> None:
