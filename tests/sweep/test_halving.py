@@ -146,6 +146,8 @@ def test_a_sweep_by_halving(tmp_path: Path) -> None:
     winner = check_finished(tmp_path)
     for line in (
         "4 to epoch 1, 2 to epoch 2, 1 to epoch 4; 8 of 16 epochs",
+        "at epoch 1 (4 of 4): ",
+        "pruned at epoch 1: ",
         "1 done, 3 pruned, 0 failed",
     ):
         assert line in answer.output

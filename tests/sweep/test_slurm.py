@@ -63,13 +63,13 @@ class Sweep:
             for path in paths
         }
 
-    def wait_for_attempt(self, number: int) -> None:
-        """Slurm holds a requeued job back for two minutes; here it may start at once."""
+    def wait_for_attempt(self, number: int, *, minutes: int) -> None:
+        """Slurm holds a requeued job back for two minutes; here it may start at once, with another time limit."""
 
         def reached() -> bool:
             for job in self.jobs():
                 if job["JobState"] == "PENDING":
-                    self.slurm("scontrol", "update", f"JobId={job['JobId']}", "StartTime=now")
+                    self.slurm("scontrol", "update", f"JobId={job['JobId']}", "StartTime=now", f"TimeLimit={minutes}")
             return any(status["attempts"] >= number for status in statuses(self.folder).values())
 
         wait_until(reached, seconds=240, what=f"attempt {number}")
@@ -116,8 +116,8 @@ def test_requeued_and_out_of_time_a_run_goes_on_as_if_unbroken(sweep: Sweep, tmp
     wait_until(lambda: max(sweep.epochs(), default=0) >= 1, seconds=120, what="an epoch")
     (job,) = sweep.jobs()
     sweep.slurm("scontrol", "requeue", job["JobId"])
-    sweep.wait_for_attempt(2)
-    sweep.wait_for_attempt(3)  # ended by its minute
+    sweep.wait_for_attempt(2, minutes=1)
+    sweep.wait_for_attempt(3, minutes=30)  # the second was ended by its minute
     epoch = sweep.epochs()[0]
     wait_until(lambda: sweep.epochs()[0] > epoch, seconds=120, what="an epoch of the third attempt")
     assert int(sweep.jobs()[0]["Restarts"]) == 2

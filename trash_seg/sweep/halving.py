@@ -84,7 +84,11 @@ class Halving:
             for run in kept:
                 scores[run.config.hash].append(best_until(_history(run), rung))
             chosen = better_half({key: fmean(values) for key, values in scores.items()})
-            self.dropped |= {run.files.name for run in kept if run.config.hash not in chosen}
+            dropped = {run.files.name for run in kept if run.config.hash not in chosen}
+            if dropped:
+                line = f"pruned at epoch {rung}: {', '.join(sorted(dropped))}"
+                get_console().print(line, markup=False, highlight=False, soft_wrap=True)
+            self.dropped |= dropped
             kept = [run for run in kept if run.config.hash in chosen]
 
 

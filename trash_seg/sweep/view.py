@@ -49,7 +49,9 @@ class View:
 
     def end(self, run: PlannedRun, status: dict[str, Any]) -> None:
         """A run has ended, here or elsewhere."""
-        self._ended[status["state"]] += 1
+        # Whether one that halving has stopped at a rung is pruned shows when all are there.
+        state = f"at epoch {status['epoch']}" if status["state"] == "pruned" else status["state"]
+        self._ended[state] += 1
         self._units_done += run.work.units * (1 - self._before.get(run.files.name, 0))
         best = status.get("best")
         match status["state"]:
@@ -59,7 +61,7 @@ class View:
                 what = f"mIoU {best['miou']:.4f} at epoch {best['epoch']}" if best else ""
             case _:
                 what = str(status["error"])
-        self.say(f"{status['state']} ({sum(self._ended.values())} of {self._total}): {run.files.name}: {what}")
+        self.say(f"{state} ({sum(self._ended.values())} of {self._total}): {run.files.name}: {what}")
 
     def update(
         self, *, running: Sequence[PlannedRun], elsewhere: Sequence[PlannedRun], pending: Sequence[PlannedRun]
