@@ -73,8 +73,9 @@ def check_apart(options: Options, inputs: Inputs) -> None:
         UserError: It names the folder.
     """
     folders = {folder: folder.resolve() for folder in options.folders}
-    for item, (folder, resolved) in itertools.product(inputs.items, folders.items()):
-        if item.path.resolve().is_relative_to(resolved):
+    paths = (item.path.resolve() for item in inputs.items)
+    for path, (folder, resolved) in itertools.product(paths, folders.items()):
+        if path.is_relative_to(resolved):
             raise UserError(f"{folder}: holds images that are to be predicted; give another folder")
 
 

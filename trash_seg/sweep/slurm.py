@@ -195,27 +195,27 @@ def _watch(runs: Iterable[PlannedRun], queue: Queue, view: View, poll_seconds: f
 
 
 def _settle_lost(run: PlannedRun, job_id: str | None, view: View) -> None:
-    cause = f"its Slurm job {job_id} {_end_of(job_id)}"
     try:
         status = run.files.read_status()
         if status is None or status["state"] == "running":
-            record_end(run.config, run.files, overrides=run.overrides, cause=cause)
+            record_end(run.config, run.files, overrides=run.overrides, cause=_end_of(job_id))
             status = run.files.read_status()
     except (OSError, ValueError) as error:  # not the same as none: nothing is written over it
-        status = {"state": "failed", "error": f"{cause}; and its status cannot be used ({error})"}
+        status = {"state": "failed", "error": f"{_end_of(job_id)}; and its status cannot be used ({error})"}
     view.end(run, status or {"state": "failed", "error": "no status was written"})
 
 
 def _end_of(job_id: str | None) -> str:
     """How Slurm says that a job ended, while it remembers."""
+    job = f"its Slurm job {job_id}"
     if job_id is None:
-        return "has left the queue"
+        return f"{job} has left the queue"
     try:
         words = _ask("scontrol", "show", "job", "--oneliner", job_id).split()
     except UserError:
-        return "has left the queue"
+        return f"{job} has left the queue"
     state = next((word.partition("=")[2] for word in words if word.startswith("JobState=")), "")
-    return f"ended {state}" if state else "has left the queue"
+    return f"{job} ended {state}" if state else f"{job} has left the queue"
 
 
 def _max_array_size() -> int:
