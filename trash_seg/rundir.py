@@ -142,9 +142,9 @@ def replacing(path: Path, *, previous: Path | None = None, durable: bool = True)
         raise
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, previous: Path | None = None) -> None:
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """`replacing` for what one call writes."""
-    with replacing(path, previous=previous) as file:
+    with replacing(path) as file:
         write(file)
 
 

@@ -142,3 +142,21 @@ def test_weighted_cross_entropy_is_torchs() -> None:
     masks = torch.randint(0, 12, (2, 5, 5), generator=generator)
     reference = torch.nn.CrossEntropyLoss(weight=criterion.keywords["weights"], label_smoothing=0.1)
     torch.testing.assert_close(criterion(logits, masks), reference(logits, masks))
+
+
+def test_a_fused_optimizer_steps_weights_in_channels_last_as_the_plain_one() -> None:
+    step = make_step()
+    (group,) = step.optimizer.param_groups
+    assert group["fused"]
+    plain = build_model(compose_config(["training.image_size=32"]))
+    optimizer = torch.optim.Adam(plain.parameters(), lr=group["lr"], weight_decay=group["weight_decay"])
+    for _ in range(2):
+        plain.load_state_dict(step.model.state_dict())
+        step.train(*batch())
+        pairs = list(zip(plain.parameters(), step.model.parameters(), strict=True))
+        for own, other in pairs:
+            assert other.grad is not None
+            own.grad = other.grad.contiguous()
+        optimizer.step()
+        for own, other in pairs:
+            torch.testing.assert_close(other, own)

@@ -6,7 +6,7 @@ import torch
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
 from torch import nn
 
-from trash_seg.models.fuse import ShiftedConv2d, TrimmedConv2d, UpsamplingConv2d, fuse
+from trash_seg.models.fuse import DepthwiseConv2d, ShiftedConv2d, TrimmedConv2d, UpsamplingConv2d, fuse
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,7 @@ from trash_seg.models.fuse import ShiftedConv2d, TrimmedConv2d, UpsamplingConv2d
         ("resnet18", "DeepLabV3Plus", {}, 0, 4, 3),
         ("mobilenet_v2", "DeepLabV3Plus", {}, 0, 0, 7),
         ("efficientnet-b0", "DeepLabV3Plus", {}, 0, 0, 4),  # pads by itself
+        ("efficientnet-b0", "FPN", {}, 0, 0, 0),  # on two sides alone where it strides
     ],
 )
 def test_the_fused_network_is_the_same_function_of_the_same_weights(
@@ -84,6 +85,52 @@ def test_shifted_products_are_the_depthwise_convolution(size: tuple[int, int], d
         results.append([value, inputs.grad, conv.weight.grad, conv.bias.grad])
     for expected, value in zip(*results, strict=True):
         torch.testing.assert_close(value, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(5, 1, 2), (5, 2, 2), (3, 2, 1), (7, (1, 2), 3), ((2, 8), 3, (1, 0)), (5, 1, 4)]
+)
+def test_gradients_by_another_way_are_those_of_the_depthwise_convolution(
+    kernel: int, stride: int, padding: int, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(3, 3, kernel, stride=stride, padding=padding, groups=3, dtype=dtype)
+    other = copy.deepcopy(plain)
+    fuse(other)
+    assert type(other) is DepthwiseConv2d
+    images = torch.randn(2, 3, 13, 16, dtype=dtype)
+    results = []
+    for conv in (plain, other):
+        inputs = images.clone().requires_grad_()
+        value = conv(inputs)
+        (value * torch.linspace(-1, 1, value.numel(), dtype=dtype).view_as(value)).sum().backward()
+        results.append([value, inputs.grad, conv.weight.grad, conv.bias.grad])
+    for expected, value in zip(*results, strict=True):
+        assert value.dtype == dtype
+        tolerance = {"rtol": 0.02, "atol": 0.02} if dtype == torch.bfloat16 else {}
+        torch.testing.assert_close(value, expected, **tolerance)
+
+
+def test_mixed_precision_gives_gradients_in_the_weights_precision() -> None:
+    conv = nn.Conv2d(4, 4, 5, stride=2, padding=2, groups=4)
+    fuse(conv)
+    images = torch.randn(2, 4, 16, 16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = conv(images)
+    assert value.dtype == torch.bfloat16
+    value.float().sum().backward()
+    assert images.grad is not None and conv.weight.grad is not None
+    assert images.grad.dtype == conv.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "options", [{"padding": "same"}, {"padding": 5}, {"padding": 2, "padding_mode": "reflect"}, {"dilation": 2}]
+)
+def test_other_depthwise_convolutions_are_left_alone(options: dict[str, object]) -> None:
+    conv = nn.Conv2d(2, 2, 5, groups=2, **options)  # type: ignore[arg-type]
+    fuse(conv)
+    assert type(conv) is nn.Conv2d
 
 
 def test_a_depthwise_convolution_that_makes_more_channels_is_no_sum_of_shifted_ones() -> None:

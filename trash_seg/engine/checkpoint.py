@@ -11,7 +11,7 @@ from typing import IO, Any
 import torch
 
 from trash_seg.engine.step import Step
-from trash_seg.rundir import RunDir, write_atomically
+from trash_seg.rundir import RunDir, replacing
 
 DIGEST_LENGTH = 64
 log = logging.getLogger(__name__)
@@ -38,16 +38,27 @@ def save(run_dir: RunDir, *, step: Step, progress: dict[str, Any]) -> None:
         "rng_cuda": torch.cuda.get_rng_state(step.device) if step.device.type == "cuda" else None,
         "progress": progress,
     }
-    archive = io.BytesIO()
-    torch.save(state, archive)
-    content = archive.getbuffer()
-    digest = hashlib.sha256(content).hexdigest()
+    with replacing(run_dir.last_path, previous=run_dir.previous_path) as file:
+        file.write(b"0" * DIGEST_LENGTH + b"\n")
+        hashing = _HashingFile(file)
+        torch.save(state, hashing)
+        file.seek(0)
+        file.write(hashing.hash.hexdigest().encode())
 
-    def write(file: IO[bytes]) -> None:
-        file.write(f"{digest}\n".encode())
-        file.write(content)
 
-    write_atomically(run_dir.last_path, write, previous=run_dir.previous_path)
+class _HashingFile:
+    """Hashes what it hands on: the archive never lies in memory as a whole."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.hash = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.hash.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def load(run_dir: RunDir, *, step: Step) -> dict[str, Any] | None:

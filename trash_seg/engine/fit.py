@@ -159,9 +159,13 @@ class Fit:
         """Writes the checkpoint, then the files that follow from it."""
         self.stop.raise_if_lock_lost()
         position = self.position
-        checkpoint.save(self.run_dir, step=self.step, progress=vars(position))
+        progress = vars(position)
+        is_best = position.best is not None and position.best["epoch"] == position.epoch
+        if is_best:  # the same tensors are written once
+            progress = {**progress, "best": {**progress["best"], "weights": self.step.evaluated.state_dict()}}
+        checkpoint.save(self.run_dir, step=self.step, progress=progress)
         self.saved_at = time.monotonic()
-        self.write_results(is_best=position.best is not None and position.best["epoch"] == position.epoch)
+        self.write_results(is_best=is_best)
 
     def write_results(self, *, is_best: bool = True) -> None:
         """Writes the history, and weights and counts of the best epoch where they are new."""

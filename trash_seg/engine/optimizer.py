@@ -14,7 +14,9 @@ from trash_seg.errors import ConfigError
 def build_optimizer(
     config: OptimizerConfig, parameters: Iterable[nn.Parameter], *, device: torch.device
 ) -> torch.optim.Optimizer:
-    """`torch.optim.<name>` over the weights; on CUDA fused, with its state on the device, where it has such a form.
+    """`torch.optim.<name>` over the weights: fused, and on CUDA with its state on the device, where it has such a form.
+
+    Fused, Adam takes a half to a fifth of the time on a CPU.
 
     Raises:
         ConfigError: torch has no such optimizer, or it refuses an option.
@@ -23,10 +25,11 @@ def build_optimizer(
     if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
         raise ConfigError(f"optimizer.name={config.name}: torch.optim has no such optimizer")
     given: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, **config.options}
-    if device.type == "cuda" and "foreach" not in config.options:
-        forms = {form: True for form in ("capturable", "fused") if form in inspect.signature(optimizer).parameters}
-        lr = torch.tensor(config.lr, device=device) if forms else config.lr  # a graph reads it from the device
-        given = {**forms, **given, "lr": lr}
+    if "foreach" not in config.options:
+        forms = ("capturable", "fused") if device.type == "cuda" else ("fused",)
+        taken = {form: True for form in forms if form in inspect.signature(optimizer).parameters}
+        lr = torch.tensor(config.lr, device=device) if taken and device.type == "cuda" else config.lr  # for a graph
+        given = {**taken, **given, "lr": lr}
     try:
         return optimizer(parameters, **given)
     except (TypeError, ValueError) as error:

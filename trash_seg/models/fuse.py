@@ -20,7 +20,7 @@ SHARES = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 
 
 def fuse(model: nn.Module) -> None:
-    """Changes the network in place: blocks of Unet and Unet++ that upsample, padding, and dilated convolutions."""
+    """Changes the network in place: upsampling blocks of Unet and Unet++, padding, dilated or depthwise convolutions."""
     module: Any
     for module in model.modules():
         if type(module) in FUSED and _is_fusible(module):
@@ -29,8 +29,9 @@ def fuse(model: nn.Module) -> None:
         if isinstance(module, Conv2dStaticSamePadding):
             _join_padding(module)
         if type(module) is nn.Conv2d and module.dilation != (1, 1) and _is_centred(module):
-            depthwise = module.groups == module.in_channels == module.out_channels
-            module.__class__ = ShiftedConv2d if depthwise else TrimmedConv2d
+            module.__class__ = ShiftedConv2d if _is_depthwise(module) else TrimmedConv2d
+        if type(module) is nn.Conv2d and _is_depthwise(module) and _has_slow_gradients(module):
+            module.__class__ = DepthwiseConv2d
 
 
 def upsampling_kernel(weight: Tensor) -> Tensor:
@@ -88,8 +89,7 @@ class ShiftedConv2d(nn.Conv2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: D102 - the class says it
-        summed: Tensor = _ShiftedProducts.apply(input, self.weight, self.dilation)
-        return summed if self.bias is None else summed + self.bias[:, None, None]
+        return _biased(_ShiftedProducts.apply(input, self.weight, self.dilation), self.bias)
 
 
 class _ShiftedProducts(torch.autograd.Function):
@@ -134,6 +134,88 @@ def _overlaps(input: Tensor, dilation: tuple[int, int]) -> Iterator[tuple[int, i
             yield row, column, (..., *there), (..., *here)
 
 
+def _biased(summed: Tensor, bias: Tensor | None) -> Tensor:
+    return summed if bias is None else summed + bias.to(summed.dtype)[:, None, None]
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """A depthwise convolution whose gradients leave out what oneDNN has generic implementations alone for.
+
+    These take 10 to 100 times as long as those for depthwise convolutions. They serve the gradient of weights wider
+    than 3, in every precision, and that of a strided convolution's input in bf16.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: D102 - the class says it
+        return _biased(_Depthwise.apply(input, self.weight, self.stride, self.padding), self.bias)
+
+
+class PaddingDepthwiseConv2d(DepthwiseConv2d):
+    """One of an EfficientNet that pads one side more than the other."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: D102 - the class says it
+        return super().forward(self.static_padding(input))
+
+
+class _Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+        ctx.save_for_backward(input, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return functional.conv2d(input, weight, stride=stride, padding=padding, groups=len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        input, weight = ctx.saved_tensors
+        grad_input = grad_weight = None
+        placed = input.to(grad.dtype), weight.to(grad.dtype), ctx.stride, ctx.padding
+        if ctx.needs_input_grad[0]:
+            is_slow = grad.dtype == torch.bfloat16 and ctx.stride != (1, 1)
+            gradients = _spread_gradients(grad, *placed) if is_slow else _gradients(grad, *placed, of=0)
+            grad_input = gradients.to(input.dtype)
+        if ctx.needs_input_grad[1]:
+            is_slow = weight.shape[3] > 3
+            gradients = _column_gradients(grad, *placed) if is_slow else _gradients(grad, *placed, of=1)
+            grad_weight = gradients.to(weight.dtype)
+        return grad_input, grad_weight, None, None
+
+
+def _spread_gradients(
+    grad: Tensor, input: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]
+) -> Tensor:
+    """Of the input: the gradient with zeros between its pixels, in a convolution of stride 1."""
+    taps = weight.shape[2:]
+    height, width = (size + 2 * pad - tap + 1 for size, pad, tap in zip(input.shape[2:], padding, taps, strict=True))
+    spread = grad.new_zeros(len(grad), height, width, len(weight)).permute(0, 3, 1, 2)
+    spread[:, :, :: stride[0], :: stride[1]] = grad
+    around = [tap - 1 - pad for tap, pad in zip(taps, padding, strict=True)]
+    return functional.conv2d(spread, weight.flip(2, 3), padding=around, groups=len(weight))
+
+
+def _column_gradients(
+    grad: Tensor, input: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]
+) -> Tensor:
+    """Of at most three columns of the weights at a time, from the columns of the input that these meet."""
+    blocks = []
+    for first in range(0, weight.shape[3], 3):
+        columns = weight[..., first : first + 3]
+        left = padding[1] - first
+        right = stride[1] * (grad.shape[3] - 1) + columns.shape[3] - left - input.shape[3]
+        met = functional.pad(input, (left, right))
+        blocks.append(_gradients(grad, met, columns, stride, (padding[0], 0), of=1))
+    return torch.cat(blocks, 3)
+
+
+def _gradients(
+    grad: Tensor, input: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], *, of: int
+) -> Tensor:
+    asked = [of == 0, of == 1, False]
+    result: Tensor = torch.ops.aten.convolution_backward(
+        grad, input, weight, None, stride, padding, (1, 1), False, (0, 0), len(weight), asked
+    )[of]
+    return result
+
+
 class _FusedUnetBlock(UnetDecoderBlock):  # type: ignore[misc]  # SMP has no types
     def forward(
         self, feature_map: Tensor, target_height: int, target_width: int, skip_connection: Tensor | None = None
@@ -170,6 +252,8 @@ def _join_padding(conv: Any) -> None:
     if isinstance(conv.static_padding, nn.ZeroPad2d):
         left, right, top, bottom = conv.static_padding.padding
         if (left, top) != (right, bottom):
+            if _is_depthwise(conv):
+                conv.__class__ = PaddingDepthwiseConv2d
             return
         conv.padding, conv.static_padding = (top, left), nn.Identity()
     conv.__class__ = nn.Conv2d
@@ -178,3 +262,14 @@ def _join_padding(conv: Any) -> None:
 def _is_centred(conv: nn.Conv2d) -> bool:
     with_zeros = conv.padding_mode == "zeros" and conv.padding == conv.dilation
     return with_zeros and conv.kernel_size == (3, 3) and conv.stride == (1, 1)
+
+
+def _is_depthwise(conv: nn.Conv2d) -> bool:
+    return conv.groups == conv.in_channels == conv.out_channels
+
+
+def _has_slow_gradients(conv: nn.Conv2d) -> bool:
+    if conv.padding_mode != "zeros" or conv.dilation != (1, 1) or isinstance(conv.padding, str):
+        return False
+    meets_pixels = all(pad < tap for pad, tap in zip(conv.padding, conv.kernel_size, strict=True))
+    return meets_pixels and (conv.kernel_size[1] > 3 or conv.stride != (1, 1))
