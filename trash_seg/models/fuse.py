@@ -20,7 +20,7 @@ SHARES = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 
 
 def fuse(model: nn.Module) -> None:
-    """Changes the network in place: upsampling blocks of Unet and Unet++, padding, dilated or depthwise convolutions."""
+    """Changes the network in place: upsampling blocks of Unet and Unet++, padding, and slow kinds of convolutions."""
     module: Any
     for module in model.modules():
         if type(module) in FUSED and _is_fusible(module):
