@@ -17,6 +17,7 @@ from typing import Any
 from trash_seg import __version__
 from trash_seg.config import Config
 from trash_seg.errors import DivergedError, LockLostError, RunInterrupted, UnsupportedPairError, UserError
+from trash_seg.heavy import heavy_imports
 from trash_seg.rundir import RunDir
 from trash_seg.stop import StopRequest, stop_on_signals
 
@@ -119,7 +120,8 @@ class Attempt:
 
     def train(self) -> None:
         """The work itself; torch is imported here, once there is some to do."""
-        from trash_seg.training import train
+        with heavy_imports():
+            from trash_seg.training import train
 
         train(self.config, self.files, stop=self.stop, notes=self, num_threads=self.num_threads)
 

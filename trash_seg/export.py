@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trash_seg.errors import UserError
+from trash_seg.heavy import heavy_imports
 from trash_seg.inference.options import EXPORT_SUFFIXES, ExportOptions, positive_count
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -39,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         check(options)
         from rich import get_console
 
-        from trash_seg.inference.deploy import export_run
+        with heavy_imports():
+            from trash_seg.inference.deploy import export_run
 
         export_run(options, get_console())
     except UserError as error:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trash_seg.errors import UserError
+from trash_seg.heavy import heavy_imports
 from trash_seg.inference.options import NOTHING_TO_WRITE, PROBABILITY_TYPES, TTA, Options, number, positive_count
 
 FACTOR = number(float, lambda value: 0 < value <= 8, "a factor in (0, 8]")
@@ -113,7 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         check(options)
         from rich import get_console
 
-        from trash_seg.inference.pipeline import run_prediction
+        with heavy_imports():
+            from trash_seg.inference.pipeline import run_prediction
 
         return run_prediction(options, get_console())
     except UserError as error:

@@ -4,5 +4,8 @@ Importing torch, SMP and albumentations takes seconds a process. Nothing here ma
 survives a fork.
 """
 
-import trash_seg.sweep.worker
-import trash_seg.training  # noqa: F401
+from trash_seg.heavy import heavy_imports
+
+with heavy_imports():
+    import trash_seg.sweep.worker
+    import trash_seg.training  # noqa: F401
