@@ -6,7 +6,7 @@ File: 64 hex digits (SHA-256 of the rest), a newline, a `torch.save` archive of 
 import hashlib
 import io
 import logging
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -41,7 +41,7 @@ def save(run_dir: RunDir, *, step: Step, progress: dict[str, Any]) -> None:
     with replacing(run_dir.last_path, previous=run_dir.previous_path) as file:
         file.write(b"0" * DIGEST_LENGTH + b"\n")
         hashing = _HashingFile(file)
-        torch.save(state, hashing)
+        torch.save(state, cast(IO[bytes], hashing))
         file.seek(0)
         file.write(hashing.hash.hexdigest().encode())
 

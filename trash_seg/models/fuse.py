@@ -153,7 +153,8 @@ class PaddingDepthwiseConv2d(DepthwiseConv2d):
     """One of an EfficientNet that pads one side more than the other."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: D102 - the class says it
-        return super().forward(self.static_padding(input))
+        padding: Any = self.static_padding
+        return super().forward(padding(input))
 
 
 class _Depthwise(torch.autograd.Function):
