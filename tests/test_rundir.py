@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trash_seg.rundir import RunDir, write_atomically, write_text
+from trash_seg.rundir import RunDir, replacing, write_text
 
 
 def test_history_is_read_back_exactly(tmp_path: Path) -> None:
@@ -44,11 +44,8 @@ def test_a_failed_write_leaves_the_file_before_and_nothing_else(tmp_path: Path) 
     path = tmp_path / "status.json"
     write_text(path, json.dumps(1))
 
-    def full_disk(file: object) -> None:
+    with pytest.raises(OSError, match="No space left") as raised, replacing(path, previous=tmp_path / "before"):
         raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left") as raised:
-        write_atomically(path, full_disk, previous=tmp_path / "before")
     assert raised.value.filename == str(path)
     assert [p.name for p in tmp_path.iterdir()] == ["status.json"]
     assert path.read_text() == "1"
