@@ -6,7 +6,14 @@ import torch
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
 from torch import nn
 
-from trash_seg.models.fuse import DepthwiseConv2d, ShiftedConv2d, TrimmedConv2d, UpsamplingConv2d, fuse
+from trash_seg.models.fuse import (
+    DepthwiseConv2d,
+    PaddingDepthwiseConv2d,
+    ShiftedConv2d,
+    TrimmedConv2d,
+    UpsamplingConv2d,
+    fuse,
+)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +117,16 @@ def test_gradients_by_another_way_are_those_of_the_depthwise_convolution(
         assert value.dtype == dtype
         tolerance = {"rtol": 0.02, "atol": 0.02} if dtype == torch.bfloat16 else {}
         torch.testing.assert_close(value, expected, **tolerance)
+
+
+def test_what_an_efficientnet_pads_by_itself_before_it_strides_is_found() -> None:
+    network = smp.create_model("FPN", "efficientnet-b0", encoder_weights=None)
+    fuse(network)
+    kinds = [type(module) for module in network.modules()]
+    assert kinds.count(PaddingDepthwiseConv2d) == sum(
+        max(module.stride) > 1 and module.groups > 1 for module in network.modules() if isinstance(module, nn.Conv2d)
+    )
+    assert PaddingDepthwiseConv2d in kinds and DepthwiseConv2d in kinds
 
 
 def test_mixed_precision_gives_gradients_in_the_weights_precision() -> None:

@@ -30,7 +30,7 @@ def fuse(model: nn.Module) -> None:
             _join_padding(module)
         if type(module) is nn.Conv2d and module.dilation != (1, 1) and _is_centred(module):
             module.__class__ = ShiftedConv2d if _is_depthwise(module) else TrimmedConv2d
-        if type(module) is nn.Conv2d and _is_depthwise(module) and _has_slow_gradients(module):
+        if type(module) is nn.Conv2d and _has_slow_gradients(module):
             module.__class__ = DepthwiseConv2d
 
 
@@ -171,7 +171,7 @@ class _Depthwise(torch.autograd.Function):
         grad_input = grad_weight = None
         placed = input.to(grad.dtype), weight.to(grad.dtype), ctx.stride, ctx.padding
         if ctx.needs_input_grad[0]:
-            is_slow = grad.dtype == torch.bfloat16 and ctx.stride != (1, 1)
+            is_slow = grad.dtype == torch.bfloat16 and max(ctx.stride) > 1
             gradients = _spread_gradients(grad, *placed) if is_slow else _gradients(grad, *placed, of=0)
             grad_input = gradients.to(input.dtype)
         if ctx.needs_input_grad[1]:
@@ -253,7 +253,7 @@ def _join_padding(conv: Any) -> None:
     if isinstance(conv.static_padding, nn.ZeroPad2d):
         left, right, top, bottom = conv.static_padding.padding
         if (left, top) != (right, bottom):
-            if _is_depthwise(conv):
+            if _has_slow_gradients(conv):
                 conv.__class__ = PaddingDepthwiseConv2d
             return
         conv.padding, conv.static_padding = (top, left), nn.Identity()
@@ -270,7 +270,10 @@ def _is_depthwise(conv: nn.Conv2d) -> bool:
 
 
 def _has_slow_gradients(conv: nn.Conv2d) -> bool:
-    if conv.padding_mode != "zeros" or conv.dilation != (1, 1) or isinstance(conv.padding, str):
+    """Whether `DepthwiseConv2d` takes it: depthwise, not dilated, and wide or strided."""
+    if not _is_depthwise(conv) or conv.dilation != (1, 1):
+        return False
+    if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         return False
     meets_pixels = all(pad < tap for pad, tap in zip(conv.padding, conv.kernel_size, strict=True))
-    return meets_pixels and (conv.kernel_size[1] > 3 or conv.stride != (1, 1))
+    return meets_pixels and (conv.kernel_size[1] > 3 or max(conv.stride) > 1)  # SMP gives lists, too
