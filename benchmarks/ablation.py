@@ -16,16 +16,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import peer
+from benchmarks.step import build_step
 from trash_seg.compose import compose_config
 from trash_seg.config import Config
 from trash_seg.data.dataset import open_dataset
 from trash_seg.data.loader import Split
 from trash_seg.engine.allocator import keep_freed_memory
-from trash_seg.engine.loss import build_loss
-from trash_seg.engine.step import Step, choose_device, has_bf16
-from trash_seg.models.build import build_model
-from trash_seg.models.fuse import fuse
-from trash_seg.training import build_loaders
+from trash_seg.engine.step import choose_device, has_bf16
 
 Epoch = Callable[[int], object]
 
@@ -119,16 +116,7 @@ def _their_epoch(pair: str, train: Dataset[Any], val: Dataset[Any], *, device: t
 def _our_epoch(
     config: Config, dataset: Any, device: torch.device, *, count_on_host: bool = False, fused: bool = False
 ) -> Epoch:
-    train, val = build_loaders(config, dataset, device)
-    torch.manual_seed(0)
-    model = build_model(config)
-    if fused:
-        fuse(model)
-    step = Step(
-        model, config=config, criterion=build_loss(config.loss, pixels=None, device=device),
-        steps_per_epoch=train.num_batches, device=device, train_samples=train.samples, val_samples=val.samples,
-        capture=config.runtime.step != "eager" and device.type == "cuda",
-    )  # fmt: skip
+    step, train, val = build_step(config, dataset, device, fused=fused)
 
     def epoch(number: int) -> None:
         step.model.train()

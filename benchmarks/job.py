@@ -4,7 +4,8 @@
 
 Each is a process of its own, as a user starts it, and ours decodes into an empty cache each time. Printed are images/s
 of training and of the whole job (imports, reading, training, validating, recording), medians and spread, ratios round
-by round, and peak memory; then an ablation: what each part brings, switched on one after the other.
+by round, and peak memory (the device's on CUDA, else the process's); then an ablation: what each part brings, switched
+on one after the other.
 """
 
 import argparse
@@ -33,7 +34,8 @@ CUDA_CONTROLS = {"eager": ["runtime.step=eager"], "bf16, eager": ["training.prec
 
 def run(command: list[str], folder: Path) -> dict[str, Any]:
     """Seconds, peak memory and output of a process."""
-    environment = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    paths = [str(Path(__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     started = time.perf_counter()
     with (folder / "output").open("w+") as output, (folder / "log").open("w+") as log:
         process = subprocess.Popen(
@@ -50,7 +52,9 @@ def run(command: list[str], folder: Path) -> dict[str, Any]:
 def peer(pair: str, given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     options = ["--pairs", pair, "--epochs", str(given.epochs), "--size", str(given.size), "--seed", str(given.seed)]
     done = run(["benchmarks.peer", str(given.data.resolve()), *options, "--workers", str(given.peer_workers)], folder)
-    epochs = json.loads(done.pop("output").splitlines()[-1])[0]["epochs"]
+    (result,) = json.loads(done.pop("output").splitlines()[-1])
+    done["gigabytes"] = result["device_gigabytes"] or done["gigabytes"]
+    epochs = result["epochs"]
     return {**done, "train": sum(epoch["train_seconds"] for epoch in epochs), "miou": max(e["miou"] for e in epochs)}
 
 
@@ -65,6 +69,8 @@ def ours(pair: str, given: argparse.Namespace, folder: Path, overrides: list[str
     done.pop("output")
     (path,) = (folder / "outputs" / "default").iterdir()
     history = RunDir(path).read_history()
+    if torch.cuda.is_available():
+        done["gigabytes"] = (RunDir(path).read_status() or {})["peak_memory_bytes"] / 1e9
     train_seconds = sum(float(row["train_seconds"]) for row in history)
     return {**done, "train": train_seconds, "miou": max(float(row["miou"]) for row in history)}
 

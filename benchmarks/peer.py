@@ -126,7 +126,8 @@ def run(arguments: argparse.Namespace, pair: str) -> dict[str, Any]:
         train_seconds = train_epoch(model, loaders["train"], optimizer, device)
         val_seconds, miou = validate(model, loaders["val"], device)
         epochs.append({"train_seconds": train_seconds, "val_seconds": val_seconds, "miou": miou})
-    return {"pair": pair, "epochs": epochs}
+    device_gigabytes = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None
+    return {"pair": pair, "epochs": epochs, "device_gigabytes": device_gigabytes}
 
 
 def main() -> None:
