@@ -171,6 +171,8 @@ class Attempt:
             cause, hint = f"out of memory ({cause})", "lower training.batch_size, or hydra.launcher.jobs_per_gpu"
         elif isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
             hint = "BatchNorm cannot train on one value a channel: raise training.batch_size or training.image_size"
+        elif isinstance(error, RuntimeError) and "does not have a deterministic implementation" in str(error):
+            hint = "training.deterministic=false trains this network"
         elif isinstance(error, OSError) and error.errno in NO_SPACE:
             hint = "what was saved is intact: once there is space, the same command goes on"
         message = f"{cause}. {hint}" if hint else cause

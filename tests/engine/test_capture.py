@@ -1,6 +1,7 @@
 """What of a captured step can be seen without a GPU; with one, that it equals the eager step bit for bit."""
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from trash_seg.compose import compose_config
 from trash_seg.data.device import DeviceLoader
 from trash_seg.engine.capture import find_obstacle, unchanged
 from trash_seg.engine.checkpoint import _in_own_form
-from trash_seg.engine.loss import build_loss
+from trash_seg.engine.loss import Criterion, build_loss
 from trash_seg.engine.optimizer import build_optimizer
 from trash_seg.engine.step import Step
 from trash_seg.models.build import build_model
@@ -92,23 +93,32 @@ def test_a_graph_needs_a_gpu(train: Train, monkeypatch: pytest.MonkeyPatch) -> N
     assert "Traceback" not in answer.output
 
 
-def on_cuda(*overrides: str) -> tuple[Step, DeviceLoader]:
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    """Deterministic mode, for the test alone."""
+    make_deterministic(True)
+    yield
+    make_deterministic(False)
+
+
+def on_cuda(*overrides: str, criterion: Criterion | None = None) -> tuple[Step, DeviceLoader]:
     """A step that makes its own samples, and their loader."""
     device = torch.device("cuda")
     config = compose_config(["training.image_size=96", "training.deterministic=true", *overrides])
-    make_deterministic(config.training.deterministic)
     torch.manual_seed(0)
     loader = DeviceLoader(SPLIT, batch_size=8, device=device, seed=3, augmentation=LOG, shuffle=True, drop_last=True)
-    criterion = build_loss(config.loss, pixels=np.ones(12, np.int64), device=device, deterministic=True)
+    built = build_loss(config.loss, pixels=np.ones(12, np.int64), device=device, deterministic=True)
     step = Step(
-        build_model(config), config=config, criterion=criterion, steps_per_epoch=loader.num_batches, device=device,
-        train_samples=loader.samples, val_samples=loader.samples, capture=config.runtime.step == "graph",
+        build_model(config), config=config, criterion=criterion or built, steps_per_epoch=loader.num_batches,
+        device=device, train_samples=loader.samples, val_samples=loader.samples,
+        capture=config.runtime.step != "eager",
     )  # fmt: skip
     return step, loader
 
 
 @pytest.mark.gpu
 @needs_cuda
+@pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -138,4 +148,42 @@ def test_a_captured_run_equals_the_eager_run(overrides: tuple[str, ...]) -> None
     assert eager[0] == captured[0]
     assert all(torch.equal(tensor, captured[1][name]) for name, tensor in eager[1].items())
     assert torch.equal(eager[2], captured[2])
-    make_deterministic(False)
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.usefixtures("deterministic")
+def test_what_cannot_be_captured_goes_on_eagerly(caplog: pytest.LogCaptureFixture) -> None:
+    """A loss that the host reads: the run is the eager one, dropout included, after a line that says why."""
+
+    def read(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        loss = torch.nn.functional.cross_entropy(logits, masks, reduction="none").mean()
+        return loss if loss.item() > 0 else loss * 2
+
+    def run(how: str) -> list[float]:
+        step, loader = on_cuda("decoder=DeepLabV3Plus", f"runtime.step={how}", criterion=read)
+        losses = []
+        for epoch in range(2):
+            step.model.train()
+            losses += [float(step.train(*batch)) for batch in loader.epoch(epoch)]
+            step.evaluated.eval()
+            losses += [float(step.validate(*batch)[0]) for batch in loader.epoch(0)]
+        return losses
+
+    assert run("eager") == run("auto")
+    assert "because capturing fails" in caplog.text
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.usefixtures("deterministic")
+def test_a_captured_validation_sees_new_weights() -> None:
+    """timm's TinyViT keeps what it makes of its weights from one eval() to the next."""
+    step, loader = on_cuda("encoder=timm", "encoder.name=tu-tiny_vit_5m_224", "runtime.step=graph")
+    for epoch in range(3):
+        step.model.train()
+        for rows in loader.epoch(epoch):
+            step.train(*rows)
+        step.evaluated.eval()
+        for rows in loader.epoch(0):
+            assert torch.equal(step.validate(*rows)[1], step._validate_eagerly(*rows)[1])

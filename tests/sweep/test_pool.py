@@ -17,7 +17,9 @@ from tests.conftest import ROOT, Completed, Train, command_environment
 from tests.sweep.cluster import wait_until
 from trash_seg.compose import compose_config
 
-QUICK = ("-m", "encoder=resnet18", "decoder=FPN", "training.image_size=64", "runtime.num_threads=1")
+QUICK = (
+    "-m", "encoder=resnet18", "decoder=FPN", "training.image_size=64", "runtime.device=cpu", "runtime.num_threads=1",
+)  # fmt: skip
 SWEEP = (*QUICK, "training.epochs=1")
 
 
@@ -198,7 +200,8 @@ def test_each_job_sees_its_gpu_before_cuda_starts(tmp_path: Path) -> None:
     for name in ("libcuda.so.1", "libnvidia-ml.so.1"):
         subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / name, ROOT / "tests/sweep/driver.c"], check=True)
     notes = tmp_path / "notes"
-    answer = run(*SWEEP, "seed=1,2,3,4", cwd=tmp_path, LD_LIBRARY_PATH=str(tmp_path), DRIVER_NOTES=str(notes))
+    sweep = (*SWEEP, "seed=1,2,3,4", "runtime.device=auto")
+    answer = run(*sweep, cwd=tmp_path, LD_LIBRARY_PATH=str(tmp_path), DRIVER_NOTES=str(notes))
     assert answer.code == 0, answer.output
     # Once a job and nowhere else: neither the launcher nor the fork server has started CUDA.
     assert sorted(notes.read_text().split()) == ["0", "0", "1", "1"]

@@ -4,6 +4,7 @@ Capturing needs fixed shapes and addresses, and that the host reads nothing. War
 BatchNorm, optimizer and random numbers as they were, so that a captured run equals an eager one.
 """
 
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,14 +50,16 @@ class Captured:
         function: Of tensors on the device; returns a tuple of tensors there.
         model: What the function changes: its weights and buffers are put back after the warm-up.
         optimizer: Likewise its state; None where the function does not step.
+        forget: Called after the warm-up, drops what modules keep from it: a graph would only read it.
         required: Raise what capturing raises, instead.
     """
 
     def __init__(
         self, function: Function, *, model: nn.Module, optimizer: torch.optim.Optimizer | None = None,
-        required: bool = False,
+        forget: Callable[[], object] = lambda: None, required: bool = False,
     ) -> None:  # fmt: skip
-        self.function, self.model, self.optimizer, self.required = function, model, optimizer, required
+        self.function, self.model, self.optimizer = function, model, optimizer
+        self.forget, self.required = forget, required
         self._refused = False
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: tuple[Tensor, ...] = ()
@@ -87,18 +90,33 @@ class Captured:
 
     def _record(self, inputs: tuple[Tensor, ...]) -> None:
         self._inputs = tuple(value.clone() for value in inputs)
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP_STEPS):
-                self.function(*self._inputs)
-        torch.cuda.current_stream().wait_stream(side)
+        # Of its own: graphs of one stream share cuBLAS's workspace, and torch 2.14 frees it with the first of them.
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        try:
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP_STEPS):
+                    self.function(*self._inputs)
+        finally:
+            torch.cuda.current_stream().wait_stream(stream)  # before anything is put back
+        self.forget()
         if self.optimizer is not None:
             self.optimizer.zero_grad(set_to_none=True)  # gradients then live in the graph's own memory
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with collector_paused(), torch.cuda.graph(graph, stream=stream):
             self._outputs = self.function(*self._inputs)
         self._graph = graph
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Without the garbage collector, which may end another graph: CUDA forbids that while one is captured."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @contextmanager
@@ -120,8 +138,9 @@ def unchanged(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> Iter
         with torch.no_grad():
             for tensor in tensors():
                 before = kept.get(id(tensor))
-                tensor.zero_() if before is None else tensor.copy_(
-                    before
-                )  # new: an optimizer's, made at its first step
+                if before is None:  # an optimizer's, made at its first step
+                    tensor.zero_()
+                else:
+                    tensor.copy_(before)
         torch.cuda.set_rng_state_all(random)
         torch.set_rng_state(random_host)

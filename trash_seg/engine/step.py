@@ -119,7 +119,10 @@ class Step:
             required = config.runtime.step == "graph"
             changing = nn.ModuleList(part for part in (self.model, self.ema) if part is not None)
             self._train = Captured(self._train_eagerly, model=changing, optimizer=self.optimizer, required=required)
-            self._validate = Captured(self._validate_eagerly, model=nn.ModuleList(), required=required)
+            self._validate = Captured(
+                self._validate_eagerly, model=nn.ModuleList(), required=required,
+                forget=lambda: self.evaluated.eval(),  # timm's attention keeps its biases from eval() to eval()
+            )  # fmt: skip
 
     @property
     def evaluated(self) -> nn.Module:
@@ -253,12 +256,16 @@ def choose_device(name: str, *, setting: str = "runtime.device=") -> torch.devic
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Refuses what a CPU cannot do, or could only emulate at a fraction of fp32's speed.
+    """Refuses what a device cannot do, or could only emulate at a fraction of fp32's speed.
 
     Raises:
-        ConfigError: fp16 on a CPU, or bf16 on one without instructions for it.
+        ConfigError: fp16 on a CPU, or bf16 on a CPU or GPU without instructions for it.
     """
-    if device.type != "cpu" or precision == "fp32":
+    if precision == "fp32":
+        return
+    if device.type == "cuda":
+        if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise ConfigError("training.precision=bf16: this GPU has no bf16 instructions; use fp16 or fp32")
         return
     if precision == "fp16":
         raise ConfigError("training.precision=fp16: needs a CUDA device; on a CPU use fp32")
