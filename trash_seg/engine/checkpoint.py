@@ -9,6 +9,8 @@ import logging
 from typing import IO, Any, cast
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from trash_seg.engine.step import Step
 from trash_seg.rundir import RunDir, replacing
@@ -17,18 +19,14 @@ DIGEST_LENGTH = 64
 log = logging.getLogger(__name__)
 
 
-def save(run_dir: RunDir, *, step: Step, progress: dict[str, Any]) -> None:
-    """Writes the state as `last.ckpt`; what stood there becomes `previous.ckpt`.
+def collect(step: Step, progress: dict[str, Any]) -> dict[str, Any]:
+    """All state, as it is: its tensors change with the next step.
 
     Args:
-        run_dir: Where to.
         step: Weights, optimizer, schedule, loss scale, moving average.
         progress: Position, history and best so far: plain values and tensors.
-
-    Raises:
-        OSError: It could not be written; the one before is intact.
     """
-    state = {
+    return {
         "model": step.model.state_dict(),
         "ema": None if step.ema is None else step.ema.state_dict(),
         "optimizer": step.optimizer.state_dict(),
@@ -38,6 +36,27 @@ def save(run_dir: RunDir, *, step: Step, progress: dict[str, Any]) -> None:
         "rng_cuda": torch.cuda.get_rng_state(step.device) if step.device.type == "cuda" else None,
         "progress": progress,
     }
+
+
+def on_host(state: dict[str, Any]) -> dict[str, Any]:
+    """A copy that no step changes; what shares memory does so in the copy too."""
+    copies: dict[tuple[Any, ...], Tensor] = {}
+
+    def copy(tensor: Tensor) -> Tensor:
+        key = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        if key not in copies:
+            copies[key] = tensor.detach().to("cpu", copy=True)
+        return copies[key]
+
+    return cast(dict[str, Any], tree_map_only(Tensor, copy, state))
+
+
+def write(run_dir: RunDir, state: dict[str, Any]) -> None:
+    """Writes the state as `last.ckpt`; what stood there becomes `previous.ckpt`.
+
+    Raises:
+        OSError: It could not be written; the one before is intact.
+    """
     with replacing(run_dir.last_path, previous=run_dir.previous_path) as file:
         file.write(b"0" * DIGEST_LENGTH + b"\n")
         hashing = _HashingFile(file)

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,6 +21,9 @@ from trash_seg.engine.step import Step
 from trash_seg.errors import DivergedError
 from trash_seg.rundir import RunDir, write_atomically
 from trash_seg.stop import StopRequest
+
+SAVES_BESIDE_TRAINING = ("cuda",)
+"""Devices that train while the host writes; on a CPU the one would take from the other."""
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +60,8 @@ class Fit:
         self.on_epoch = on_epoch
         self.position = Position()
         self.saved_at = time.monotonic()
+        self.writer = ThreadPoolExecutor(1)
+        self.saving: Future[None] | None = None
 
     def run(self) -> Position:
         """Trains from the last checkpoint, or from the start, to the last epoch or to `sweep.stop_epoch`.
@@ -68,19 +74,22 @@ class Fit:
         self.stop.waits = True
         position = self.resume()
         batches = self.train_loader.num_batches + self.val_loader.num_batches
-        with RunProgress(
+        self.progress = RunProgress(
             epochs=self.config.training.epochs,
             batches_per_epoch=batches,
             done=position.epoch * batches + position.step,
             enabled=self.config.runtime.progress,
-        ) as self.progress:
-            while position.epoch < last_epoch(self.config):
-                train_loss = self.train()
-                counts, val_loss, val_seconds = self.validate()
-                self.record(counts, train_loss=train_loss, val_loss=val_loss, val_seconds=val_seconds)
-                self.save()
-                self.say()
-                self.on_epoch(position)
+        )
+        with self.progress, self.writer:
+            try:
+                while position.epoch < last_epoch(self.config):
+                    train_loss = self.train()
+                    counts, val_loss, val_seconds = self.validate()
+                    self.finish_save()
+                    self.record(counts, train_loss=train_loss, val_loss=val_loss, val_seconds=val_seconds)
+                    self.save()
+            finally:
+                self.finish_save()
         return position
 
     def resume(self) -> Position:
@@ -147,7 +156,7 @@ class Fit:
         position.history.append(self._history_row(scores, train_loss, val_loss, val_seconds))
 
     def say(self) -> None:
-        """Logs the epoch, now that it is saved."""
+        """Logs the epoch."""
         row = self.position.history[-1]
         log.info(
             "epoch %d/%d  train loss %.4f  val loss %.4f  mIoU %.4f  %.1f s",
@@ -156,16 +165,36 @@ class Fit:
         )  # fmt: skip
 
     def save(self) -> None:
-        """Writes the checkpoint, then the files that follow from it."""
+        """Writes checkpoint and results of the recorded epoch; on a GPU the next one is trained meanwhile."""
         self.stop.raise_if_lock_lost()
         position = self.position
         progress = vars(position)
         is_best = position.best is not None and position.best["epoch"] == position.epoch
         if is_best:  # the same tensors are written once
             progress = {**progress, "best": {**progress["best"], "weights": self.step.evaluated.state_dict()}}
-        checkpoint.save(self.run_dir, step=self.step, progress=progress)
+        state = checkpoint.collect(self.step, progress)
         self.saved_at = time.monotonic()
+        if self.step.device.type in SAVES_BESIDE_TRAINING:
+            self.saving = self.writer.submit(self._write, checkpoint.on_host(state), is_best=is_best)
+        else:
+            self._write(state, is_best=is_best)
+            self.announce()
+
+    def _write(self, state: dict[str, Any], *, is_best: bool) -> None:
+        checkpoint.write(self.run_dir, state)
         self.write_results(is_best=is_best)
+
+    def finish_save(self) -> None:
+        """Waits for what is being saved, and raises what went wrong with it."""
+        if self.saving is not None:
+            saving, self.saving = self.saving, None
+            saving.result()
+            self.announce()
+
+    def announce(self) -> None:
+        """Tells of the epoch, now that it is saved."""
+        self.say()
+        self.on_epoch(self.position)
 
     def write_results(self, *, is_best: bool = True) -> None:
         """Writes the history, and weights and counts of the best epoch where they are new."""
@@ -189,9 +218,10 @@ class Fit:
 
     def save_within_epoch(self) -> None:
         """Saves in mid-epoch, and ends the run if it is asked to stop."""
+        self.finish_save()
         self.stop.raise_if_lock_lost()
         _raise_if_diverged(self.position.losses[: self.position.step].tolist(), epoch=self.position.epoch + 1)
-        checkpoint.save(self.run_dir, step=self.step, progress=vars(self.position))
+        checkpoint.write(self.run_dir, checkpoint.collect(self.step, vars(self.position)))
         self.saved_at = time.monotonic()
         if self.stop.reason is not None:
             self.stop.raise_reason()

@@ -121,7 +121,7 @@ class Step:
             self._train = Captured(self._train_eagerly, model=changing, optimizer=self.optimizer, required=required)
             self._validate = Captured(
                 self._validate_eagerly, model=nn.ModuleList(), required=required,
-                forget=lambda: self.evaluated.eval(),  # timm's attention keeps its biases from eval() to eval()
+                forget=lambda: self.evaluated.train().eval(),  # timm keeps attention biases until the next train()
             )  # fmt: skip
 
     @property

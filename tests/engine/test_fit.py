@@ -1,0 +1,108 @@
+"""Saving beside the training, as on a GPU: the same files as one after the other."""
+
+import errno
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import TINY
+from tests.sweep.cluster import wait_until
+from trash_seg.compose import compose_config
+from trash_seg.data.dataset import open_dataset
+from trash_seg.engine import checkpoint, fit
+from trash_seg.engine.fit import Fit
+from trash_seg.engine.loss import build_loss
+from trash_seg.engine.step import Step
+from trash_seg.errors import DivergedError
+from trash_seg.models.build import build_model
+from trash_seg.rundir import TIME_COLUMNS, RunDir
+from trash_seg.stop import StopRequest
+from trash_seg.training import build_loaders
+
+CPU = torch.device("cpu")
+
+
+def make_fit(path: Path, announced: list[int]) -> Fit:
+    path.mkdir(exist_ok=True)
+    settings = [*TINY, "decoder=FPN", "training.ema_decay=0.9"]
+    config = compose_config(settings)
+    dataset = open_dataset(config.data, image_size=config.training.image_size, runtime=config.runtime)
+    train, val = build_loaders(config, dataset, CPU)
+    torch.manual_seed(0)
+    step = Step(
+        build_model(config), config=config, criterion=build_loss(config.loss, pixels=None, device=CPU),
+        steps_per_epoch=train.num_batches, device=CPU,
+    )  # fmt: skip
+    return Fit(
+        step, config=config, train=train, val=val, classes=dataset.classes, val_names=dataset.val.names,
+        run_dir=RunDir(path), stop=StopRequest(), on_epoch=lambda position: announced.append(position.epoch),
+    )  # fmt: skip
+
+
+def history(run_dir: RunDir) -> list[dict[str, str]]:
+    return [{k: v for k, v in row.items() if k not in TIME_COLUMNS} for row in run_dir.read_history()]
+
+
+def state(path: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = torch.load(io.BytesIO(path.read_bytes()[checkpoint.DIGEST_LENGTH + 1 :]))
+    return loaded
+
+
+def test_what_is_saved_is_the_epoch_as_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first epoch's checkpoint is written only once the second is trained."""
+    announced: list[int] = []
+    make_fit(tmp_path / "plain", announced).run()
+    monkeypatch.setattr(fit, "SAVES_BESIDE_TRAINING", ("cpu",))
+    running = make_fit(tmp_path / "beside", announced)
+    write, num_steps = checkpoint.write, 2 * running.train_loader.num_batches
+
+    def write_late(run_dir: RunDir, state: dict[str, Any]) -> None:
+        wait_until(lambda: running.step.num_done == num_steps, seconds=120, what="the second epoch")
+        write(run_dir, state)
+
+    monkeypatch.setattr(checkpoint, "write", write_late)
+    running.run()
+    assert announced == [1, 2, 1, 2]
+    plain, beside = (RunDir(tmp_path / name) for name in ("plain", "beside"))
+    assert history(plain) == history(beside)
+    best = load_file(plain.best_path)
+    assert all(torch.equal(tensor, best[name]) for name, tensor in load_file(beside.best_path).items())
+    for paths in ((plain.previous_path, beside.previous_path), (plain.last_path, beside.last_path)):
+        one, other = map(state, paths)
+        assert one["num_steps"] == other["num_steps"]
+        for part in ("model", "ema"):
+            assert all(torch.equal(tensor, other[part][name]) for name, tensor in one[part].items())
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_run_dir: RunDir, _state: dict[str, Any]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(fit, "SAVES_BESIDE_TRAINING", ("cpu",))
+    monkeypatch.setattr(checkpoint, "write", fail)
+    announced: list[int] = []
+    running = make_fit(tmp_path, announced)
+    with pytest.raises(OSError, match="No space"):
+        running.run()
+    assert announced == [] and running.position.epoch == 1
+
+
+def test_an_epoch_is_recorded_though_the_next_diverges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "SAVES_BESIDE_TRAINING", ("cpu",))
+    announced: list[int] = []
+    running = make_fit(tmp_path, announced)
+    train = running.train
+
+    def train_or_diverge() -> float:
+        if running.position.epoch == 1:
+            raise DivergedError("NaN")
+        return train()
+
+    monkeypatch.setattr(running, "train", train_or_diverge)
+    with pytest.raises(DivergedError):
+        running.run()
+    assert announced == [1] and len(history(RunDir(tmp_path))) == 1
