@@ -76,7 +76,7 @@ class Training:
         self.step, self.loader, val = build_step(config, dataset, device, fused=device.type == "cpu")
         self.fit = Fit(
             self.step, config=config, train=self.loader, val=val, classes=dataset.classes,
-            val_names=dataset.val.names, run_dir=RunDir("unused"), stop=StopRequest(), on_epoch=lambda _position: None,
+            val_names=dataset.val.names, run_dir=RunDir("unused"), stop=StopRequest(), on_save=lambda *_: None,
         )  # fmt: skip
         self.fit.progress = RunProgress(epochs=1, batches_per_epoch=1, done=0, enabled=False)
         self.batch = next(iter(self.loader.epoch(0)))
@@ -116,10 +116,10 @@ def take_turns(
     return rates
 
 
-def busy_share(train: Callable[[int], None]) -> float:
-    """Of the time between the first and the last kernel of an epoch, the share in which one runs; NaN for no kernels.
+def busy_seconds(train: Callable[[int], None]) -> tuple[float, float]:
+    """Of an epoch: the seconds in which a kernel runs, and those from the first to the last; NaN without kernels.
 
-    Tracing each kernel of a graph takes time between them: the share is a lower bound.
+    Kernels are as long as without the trace, but it takes time between them.
     """
     with profile(activities=[ProfilerActivity.CUDA]) as profiled:
         train(1)
@@ -130,13 +130,13 @@ def busy_share(train: Callable[[int], None]) -> float:
         if event.device_type == DeviceType.CUDA
     )
     if not spans:
-        return float("nan")
+        return float("nan"), float("nan")
     first = done = spans[0][0]
     busy = 0.0
     for start, end in spans:
         busy += max(end - max(start, done), 0)
         done = max(done, end)
-    return float(busy / (done - first))
+    return busy / 1e6, (done - first) / 1e6
 
 
 def captured_equals_eager(settings: list[str], device: torch.device) -> bool:
@@ -214,7 +214,9 @@ def measure(settings: list[str], device: torch.device, *, given: argparse.Namesp
         if name in rates and of in rates:
             say(f"{name} / {of}", statistics.median(a / b for a, b in zip(rates[name], rates[of], strict=True)))
     if device.type == "cuda":
-        say("busy", busy_share(plain.loop))
+        busy, traced = busy_seconds(plain.loop)
+        say("busy", busy * statistics.median(rates["loop"]) / plain.num_images)
+        say("busy while traced", busy / traced)
         figures["captured_equals_eager"] = captured_equals_eager(settings, device)
         print(f"  after {NUM_COMPARED} steps captured and eager are equal: {figures['captured_equals_eager']}")
     if given.controls:

@@ -14,7 +14,7 @@ from trash_seg.data.device import DeviceLoader, num_bytes, runs_on_device
 from trash_seg.data.loader import Loader
 from trash_seg.engine.allocator import keep_freed_memory
 from trash_seg.engine.events import EventWriter
-from trash_seg.engine.fit import Fit, Position
+from trash_seg.engine.fit import Fit, Position, Row
 from trash_seg.engine.loss import build_loss
 from trash_seg.engine.optimizer import build_optimizer
 from trash_seg.engine.samples import write_samples
@@ -97,18 +97,19 @@ def train(config: Config, files: RunDir, *, stop: StopRequest, notes: Notes, num
         capture=capture,
     )  # fmt: skip
 
-    def record(position: Position) -> None:
+    def record(position: Position, new_rows: list[Row]) -> None:
         assert position.best is not None and position.last is not None
         best = {key: value for key, value in position.best.items() if key not in ("counts", "weights")}
         notes.note_epoch(position.epoch, best=best, last=position.last, peak_memory_bytes=_peak_memory(device))
         if events is not None:
-            events.write(position.history[-1])
+            for row in new_rows:
+                events.write(row)
 
     fit = Fit(
         step, config=config, train=train_loader, val=val_loader, classes=dataset.classes,
-        val_names=dataset.val.names, run_dir=files, stop=stop, on_epoch=record,
+        val_names=dataset.val.names, run_dir=files, stop=stop, on_save=record,
     )  # fmt: skip
-    record(fit.run())
+    record(fit.run(), [])
     if fit.position.epoch < config.training.epochs:
         return
     stop.raise_if_lock_lost()

@@ -26,9 +26,9 @@ from trash_seg.training import build_loaders
 CPU = torch.device("cpu")
 
 
-def make_fit(path: Path, announced: list[int]) -> Fit:
+def make_fit(path: Path, announced: list[list[int]], *, epochs: int = 2) -> Fit:
     path.mkdir(exist_ok=True)
-    settings = [*TINY, "decoder=FPN", "training.ema_decay=0.9"]
+    settings = [*TINY, "decoder=FPN", "training.ema_decay=0.9", f"training.epochs={epochs}"]
     config = compose_config(settings)
     dataset = open_dataset(config.data, image_size=config.training.image_size, runtime=config.runtime)
     train, val = build_loaders(config, dataset, CPU)
@@ -39,7 +39,8 @@ def make_fit(path: Path, announced: list[int]) -> Fit:
     )  # fmt: skip
     return Fit(
         step, config=config, train=train, val=val, classes=dataset.classes, val_names=dataset.val.names,
-        run_dir=RunDir(path), stop=StopRequest(), on_epoch=lambda position: announced.append(position.epoch),
+        run_dir=RunDir(path), stop=StopRequest(),
+        on_save=lambda _position, rows: announced.append([int(row["epoch"] or 0) for row in rows]),
     )  # fmt: skip
 
 
@@ -54,7 +55,7 @@ def state(path: Path) -> dict[str, Any]:
 
 def test_what_is_saved_is_the_epoch_as_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first epoch's checkpoint is written only once the second is trained."""
-    announced: list[int] = []
+    announced: list[list[int]] = []
     make_fit(tmp_path / "plain", announced).run()
     monkeypatch.setattr(fit, "SAVES_BESIDE_TRAINING", ("cpu",))
     running = make_fit(tmp_path / "beside", announced)
@@ -66,7 +67,7 @@ def test_what_is_saved_is_the_epoch_as_it_ended(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(checkpoint, "write", write_late)
     running.run()
-    assert announced == [1, 2, 1, 2]
+    assert announced == [[1], [2], [1], [2]]
     plain, beside = (RunDir(tmp_path / name) for name in ("plain", "beside"))
     assert history(plain) == history(beside)
     best = load_file(plain.best_path)
@@ -78,22 +79,43 @@ def test_what_is_saved_is_the_epoch_as_it_ended(tmp_path: Path, monkeypatch: pyt
             assert all(torch.equal(tensor, other[part][name]) for name, tensor in one[part].items())
 
 
+def test_epochs_that_end_during_a_save_are_saved_with_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    announced: list[list[int]] = []
+    make_fit(tmp_path / "plain", announced, epochs=4).run()
+    monkeypatch.setattr(fit, "SAVES_BESIDE_TRAINING", ("cpu",))
+    running = make_fit(tmp_path / "beside", announced, epochs=4)
+    write, num_steps = checkpoint.write, 3 * running.train_loader.num_batches
+
+    def write_late(run_dir: RunDir, state: dict[str, Any]) -> None:
+        wait_until(lambda: running.step.num_done >= num_steps + 1, seconds=120, what="the fourth epoch's first step")
+        write(run_dir, state)
+
+    monkeypatch.setattr(checkpoint, "write", write_late)
+    running.run()
+    assert announced[4:] == [[1], [2, 3, 4]]
+    plain, beside = (RunDir(tmp_path / name) for name in ("plain", "beside"))
+    assert history(plain) == history(beside)
+    assert state(plain.last_path)["num_steps"] == state(beside.last_path)["num_steps"]
+    best = load_file(plain.best_path)
+    assert all(torch.equal(tensor, best[name]) for name, tensor in load_file(beside.best_path).items())
+
+
 def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_run_dir: RunDir, _state: dict[str, Any]) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(fit, "SAVES_BESIDE_TRAINING", ("cpu",))
     monkeypatch.setattr(checkpoint, "write", fail)
-    announced: list[int] = []
+    announced: list[list[int]] = []
     running = make_fit(tmp_path, announced)
     with pytest.raises(OSError, match="No space"):
         running.run()
-    assert announced == [] and running.position.epoch == 1
+    assert announced == []
 
 
 def test_an_epoch_is_recorded_though_the_next_diverges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "SAVES_BESIDE_TRAINING", ("cpu",))
-    announced: list[int] = []
+    announced: list[list[int]] = []
     running = make_fit(tmp_path, announced)
     train = running.train
 
@@ -105,4 +127,4 @@ def test_an_epoch_is_recorded_though_the_next_diverges(tmp_path: Path, monkeypat
     monkeypatch.setattr(running, "train", train_or_diverge)
     with pytest.raises(DivergedError):
         running.run()
-    assert announced == [1] and len(history(RunDir(tmp_path))) == 1
+    assert announced == [[1]] and len(history(RunDir(tmp_path))) == 1

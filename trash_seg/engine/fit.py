@@ -25,6 +25,9 @@ from trash_seg.stop import StopRequest
 SAVES_BESIDE_TRAINING = ("cuda",)
 """Devices that train while the host writes; on a CPU the one would take from the other."""
 
+Row = dict[str, float | None]
+"""Of the history, by column."""
+
 log = logging.getLogger(__name__)
 
 
@@ -40,7 +43,7 @@ class Position:
     """(steps per epoch,) float32: the training loss at each step of the epoch, on the device."""
     train_seconds: float = 0.0
     """Spent on those steps."""
-    history: list[dict[str, float | None]] = field(default_factory=list)
+    history: list[Row] = field(default_factory=list)
     best: dict[str, Any] | None = None
     """Of the best epoch: `epoch`, the scores, the `counts` (N, C, C) int64, and the `weights`, all on the host."""
     last: dict[str, Any] | None = None
@@ -52,16 +55,22 @@ class Fit:
 
     def __init__(
         self, step: Step, *, config: Config, train: Loader, val: Loader, classes: list[str], val_names: list[str],
-        run_dir: RunDir, stop: StopRequest, on_epoch: Callable[[Position], None],
+        run_dir: RunDir, stop: StopRequest, on_save: Callable[[Position, list[Row]], None],
     ) -> None:  # fmt: skip
+        """`on_save` is told of the position that is saved, and of the history's rows that are new with it."""
         self.step, self.config, self.run_dir, self.stop = step, config, run_dir, stop
         self.train_loader, self.val_loader = train, val
         self.classes, self.val_names = classes, val_names
-        self.on_epoch = on_epoch
+        self.on_save = on_save
         self.position = Position()
         self.saved_at = time.monotonic()
         self.writer = ThreadPoolExecutor(1)
-        self.saving: Future[None] | None = None
+        self.saving: tuple[Future[None], dict[str, Any]] | None = None
+        """What is being written beside the training."""
+        self.num_announced = 0
+        """Epochs that `on_save` knows."""
+        self.best_on_disk: int | None = None
+        """Its epoch."""
 
     def run(self) -> Position:
         """Trains from the last checkpoint, or from the start, to the last epoch or to `sweep.stop_epoch`.
@@ -85,9 +94,8 @@ class Fit:
                 while position.epoch < last_epoch(self.config):
                     train_loss = self.train()
                     counts, val_loss, val_seconds = self.validate()
-                    self.finish_save()
                     self.record(counts, train_loss=train_loss, val_loss=val_loss, val_seconds=val_seconds)
-                    self.save()
+                    self.save(at_once=position.epoch == last_epoch(self.config))
             finally:
                 self.finish_save()
         return position
@@ -100,7 +108,8 @@ class Fit:
             self.position.losses = self.position.losses.to(self.step.device)
             log.info("continuing after epoch %d, step %d", self.position.epoch, self.position.step)
             # A kill may have come between the checkpoint and the files that follow from it.
-            self.write_results()
+            self.write_results(self.position)
+            self.num_announced = len(self.position.history)
         return self.position
 
     def train(self) -> float:
@@ -155,52 +164,64 @@ class Fit:
             position.best = {**position.last, "counts": counts, "weights": weights}
         position.history.append(self._history_row(scores, train_loss, val_loss, val_seconds))
 
-    def say(self) -> None:
-        """Logs the epoch."""
-        row = self.position.history[-1]
+    def save(self, *, at_once: bool) -> None:
+        """Writes checkpoint and results.
+
+        On a GPU the training goes on meanwhile, and an epoch that ends before they are written is saved with a later
+        one: what a kill can lose is the epoch under way, and the seconds of a save.
+
+        Args:
+            at_once: Return only when they are on the disk.
+        """
+        if not at_once and self.saving is not None and not self.saving[0].done():
+            return
+        self.finish_save()
+        self.stop.raise_if_lock_lost()
+        position = self.position
+        best = position.best
+        if best is not None and (best["epoch"], 0) == (position.epoch, position.step):  # the same tensors, written once
+            best = {**best, "weights": self.step.evaluated.state_dict()}
+        state = checkpoint.collect(self.step, {**vars(position), "best": best})
+        self.saved_at = time.monotonic()
+        if at_once or self.step.device.type not in SAVES_BESIDE_TRAINING:
+            self._write(state)
+            self._announce(state)
+        else:
+            state = checkpoint.on_host(state)
+            self.saving = self.writer.submit(self._write, state), state
+
+    def finish_save(self) -> None:
+        """Waits for what is being written, and raises what went wrong with it."""
+        if self.saving is not None:
+            (writing, state), self.saving = self.saving, None
+            writing.result()
+            self._announce(state)
+
+    def _write(self, state: dict[str, Any]) -> None:
+        checkpoint.write(self.run_dir, state)
+        self.write_results(Position(**state["progress"]))
+
+    def _announce(self, state: dict[str, Any]) -> None:
+        """Tells of the epochs that are saved."""
+        saved = Position(**state["progress"])
+        rows, self.num_announced = saved.history[self.num_announced :], len(saved.history)
+        for row in rows:
+            self._log(row)
+        if rows:
+            self.on_save(saved, rows)
+
+    def _log(self, row: Row) -> None:
         log.info(
             "epoch %d/%d  train loss %.4f  val loss %.4f  mIoU %.4f  %.1f s",
-            self.position.epoch, self.config.training.epochs, row["train_loss"], row["val_loss"], row["miou"],
+            row["epoch"], self.config.training.epochs, row["train_loss"], row["val_loss"], row["miou"],
             (row["train_seconds"] or 0) + (row["val_seconds"] or 0),
         )  # fmt: skip
 
-    def save(self) -> None:
-        """Writes checkpoint and results of the recorded epoch; on a GPU the next one is trained meanwhile."""
-        self.stop.raise_if_lock_lost()
-        position = self.position
-        progress = vars(position)
-        is_best = position.best is not None and position.best["epoch"] == position.epoch
-        if is_best:  # the same tensors are written once
-            progress = {**progress, "best": {**progress["best"], "weights": self.step.evaluated.state_dict()}}
-        state = checkpoint.collect(self.step, progress)
-        self.saved_at = time.monotonic()
-        if self.step.device.type in SAVES_BESIDE_TRAINING:
-            self.saving = self.writer.submit(self._write, checkpoint.on_host(state), is_best=is_best)
-        else:
-            self._write(state, is_best=is_best)
-            self.announce()
-
-    def _write(self, state: dict[str, Any], *, is_best: bool) -> None:
-        checkpoint.write(self.run_dir, state)
-        self.write_results(is_best=is_best)
-
-    def finish_save(self) -> None:
-        """Waits for what is being saved, and raises what went wrong with it."""
-        if self.saving is not None:
-            saving, self.saving = self.saving, None
-            saving.result()
-            self.announce()
-
-    def announce(self) -> None:
-        """Tells of the epoch, now that it is saved."""
-        self.say()
-        self.on_epoch(self.position)
-
-    def write_results(self, *, is_best: bool = True) -> None:
+    def write_results(self, position: Position) -> None:
         """Writes the history, and weights and counts of the best epoch where they are new."""
         self.stop.raise_if_lock_lost()
-        best, classes = self.position.best, self.classes
-        if best is not None and is_best:
+        best, classes = position.best, self.classes
+        if best is not None and best["epoch"] != self.best_on_disk:
             weights = {name: tensor.contiguous() for name, tensor in best["weights"].items()}
             about = {"run": self.run_dir.name, "epoch": str(best["epoch"]), "miou": repr(best["miou"])}
             content = safetensors.torch.save(weights, metadata=about)
@@ -214,15 +235,14 @@ class Fit:
                 self.run_dir.confusion_path,
                 lambda file: np.savez_compressed(file, epoch=best["epoch"], **arrays),
             )
-        self.run_dir.write_history(self.position.history)
+            self.best_on_disk = best["epoch"]
+        self.run_dir.write_history(position.history)
 
     def save_within_epoch(self) -> None:
         """Saves in mid-epoch, and ends the run if it is asked to stop."""
-        self.finish_save()
         self.stop.raise_if_lock_lost()
         _raise_if_diverged(self.position.losses[: self.position.step].tolist(), epoch=self.position.epoch + 1)
-        checkpoint.write(self.run_dir, checkpoint.collect(self.step, vars(self.position)))
-        self.saved_at = time.monotonic()
+        self.save(at_once=True)
         if self.stop.reason is not None:
             self.stop.raise_reason()
 
@@ -230,9 +250,7 @@ class Fit:
         waited = time.monotonic() - self.saved_at
         return self.stop.reason is not None or waited >= self.config.runtime.checkpoint_seconds
 
-    def _history_row(
-        self, scores: Scores, train_loss: float, val_loss: float, val_seconds: float
-    ) -> dict[str, float | None]:
+    def _history_row(self, scores: Scores, train_loss: float, val_loss: float, val_seconds: float) -> Row:
         return {
             "epoch": self.position.epoch,
             "train_loss": train_loss,
