@@ -86,8 +86,11 @@ class Captured:
             if self.required:
                 raise
             self._refused = True
-            cause = error.__context__ or error  # ending a capture that has failed raises once more
-            log.warning("step: eager, because capturing fails (%s)", str(cause).partition("\n")[0])
+            # Ending a capture that has failed raises once more. A name for the cause would keep what this step made.
+            reason = str(error.__context__ or error).partition("\n")[0]
+            log.warning("step: eager, because capturing fails (%s)", reason)
+        if self._refused:
+            gc.collect()  # what is left of autograd's nodes belongs to the stream of the warm-up
 
     def _record(self, inputs: tuple[Tensor, ...]) -> None:
         self._inputs = tuple(value.clone() for value in inputs)
