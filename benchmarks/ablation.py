@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import peer
+from benchmarks.machine import spread
 from benchmarks.step import build_step
 from trash_seg.compose import compose_config
 from trash_seg.config import Config
@@ -89,7 +90,7 @@ def ablate(pair: str, root: Path, *, size: int, rounds: int) -> dict[str, list[f
     for name, values in rates.items():
         median = statistics.median(values)
         gain = "" if before is None else f"  × {median / before:.2f}"
-        print(f"  {name:34}{median:8.2f} ({min(values):.2f}–{max(values):.2f}){gain}", flush=True)
+        print(f"  {name:34}{spread(values):>24}{gain}", flush=True)
         before = median
     return rates
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks.ablation import ablate
-from benchmarks.machine import RESULTS_DIR, keep
+from benchmarks.machine import RESULTS_DIR, keep, spread
 from trash_seg.engine.step import has_bf16
 from trash_seg.rundir import RunDir
 
@@ -97,12 +97,8 @@ def show(pair: str, rounds: dict[str, list[dict[str, Any]]], *, num_train: int, 
         ratios[name] = statistics.median(theirs["seconds"] / own["seconds"] for theirs, own in pairs)
         train, job = [num_train / e["train"] for e in entries], [num_images / e["seconds"] for e in entries]
         memory, miou = max(e["gigabytes"] for e in entries), statistics.median(e["miou"] for e in entries)
-        print(f"{name:12}{_spread(train):>24}{_spread(job):>24}{ratios[name]:8.2f}{memory:7.2f}{miou:8.4f}", flush=True)
+        print(f"{name:12}{spread(train):>24}{spread(job):>24}{ratios[name]:8.2f}{memory:7.2f}{miou:8.4f}", flush=True)
     return ratios
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
 
 
 def count_images(root: Path) -> tuple[int, int]:

@@ -1,10 +1,11 @@
-"""What every benchmark's results say of the machine, and where they are kept."""
+"""What benchmarks share: how values are shown, what results say of the machine, and where they are kept."""
 
 import json
 import os
 import platform
+import statistics
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +34,11 @@ def describe_machine(packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
     }
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median (least to greatest)."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
 
 
 def keep(path: Path, **results: Any) -> None:

@@ -28,7 +28,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.machine import RESULTS_DIR, keep
+from benchmarks.machine import RESULTS_DIR, keep, spread
 from trash_seg.compose import compose_config
 from trash_seg.config import Config
 from trash_seg.data.dataset import Dataset, open_dataset
@@ -202,7 +202,7 @@ def measure(settings: list[str], device: torch.device, *, given: argparse.Namesp
         ways["compiled"] = control.loop
     rates = take_turns(ways, num_images=plain.num_images, num_epochs=given.epochs, rounds=given.rounds)
     for name, values in rates.items():
-        print(f"  {name:24}{statistics.median(values):9.2f} images/s ({min(values):.2f}–{max(values):.2f})")
+        print(f"  {name:24}{spread(values):>24} images/s")
     figures: dict[str, Any] = {"images_per_second": rates, "ratios": {}}
 
     def say(name: str, value: float) -> None:
@@ -239,7 +239,7 @@ def share(settings: list[str], device: torch.device, *, given: argparse.Namespac
         rates[num_jobs].append(side_by_side(settings, device, num_jobs=num_jobs, num_epochs=given.epochs))
     for num_jobs, values in rates.items():
         name = f"{num_jobs} jobs at once"
-        print(f"  {name:24}{statistics.median(values):9.2f} images/s ({min(values):.2f}–{max(values):.2f})", flush=True)
+        print(f"  {name:24}{spread(values):>24} images/s", flush=True)
     return rates
 
 

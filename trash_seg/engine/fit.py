@@ -67,10 +67,8 @@ class Fit:
         self.writer = ThreadPoolExecutor(1)
         self.saving: tuple[Future[None], dict[str, Any]] | None = None
         """What is being written beside the training."""
-        self.num_announced = 0
-        """Epochs that `on_save` knows."""
-        self.best_on_disk: int | None = None
-        """Its epoch."""
+        self.num_saved = 0
+        """Epochs that are on the disk, and that `on_save` knows."""
 
     def run(self) -> Position:
         """Trains from the last checkpoint, or from the start, to the last epoch or to `sweep.stop_epoch`.
@@ -109,7 +107,7 @@ class Fit:
             log.info("continuing after epoch %d, step %d", self.position.epoch, self.position.step)
             # A kill may have come between the checkpoint and the files that follow from it.
             self.write_results(self.position)
-            self.num_announced = len(self.position.history)
+            self.num_saved = self.position.epoch
         return self.position
 
     def train(self) -> float:
@@ -199,12 +197,14 @@ class Fit:
 
     def _write(self, state: dict[str, Any]) -> None:
         checkpoint.write(self.run_dir, state)
-        self.write_results(Position(**state["progress"]))
+        position = Position(**state["progress"])
+        if position.epoch > self.num_saved:
+            self.write_results(position)
 
     def _announce(self, state: dict[str, Any]) -> None:
         """Tells of the epochs that are saved."""
         saved = Position(**state["progress"])
-        rows, self.num_announced = saved.history[self.num_announced :], len(saved.history)
+        rows, self.num_saved = saved.history[self.num_saved :], saved.epoch
         for row in rows:
             self._log(row)
         if rows:
@@ -221,7 +221,7 @@ class Fit:
         """Writes the history, and weights and counts of the best epoch where they are new."""
         self.stop.raise_if_lock_lost()
         best, classes = position.best, self.classes
-        if best is not None and best["epoch"] != self.best_on_disk:
+        if best is not None and best["epoch"] > self.num_saved:
             weights = {name: tensor.contiguous() for name, tensor in best["weights"].items()}
             about = {"run": self.run_dir.name, "epoch": str(best["epoch"]), "miou": repr(best["miou"])}
             content = safetensors.torch.save(weights, metadata=about)
@@ -235,7 +235,6 @@ class Fit:
                 self.run_dir.confusion_path,
                 lambda file: np.savez_compressed(file, epoch=best["epoch"], **arrays),
             )
-            self.best_on_disk = best["epoch"]
         self.run_dir.write_history(position.history)
 
     def save_within_epoch(self) -> None:
