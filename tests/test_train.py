@@ -353,7 +353,8 @@ def test_a_lost_lock_ends_the_run_without_another_write(
     assert RunDir(only_run(tmp_path)).read_status()["state"] == "running"
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(finished_run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kilobytes", [20000, 60000])
+def test_a_full_disk_leaves_the_checkpoint_before(finished_run: Path, tmp_path: Path, kilobytes: int) -> None:
     """The limit on the size of a file stands for the disk: the next checkpoint does not fit."""
     process = start(tmp_path, *TINY)
     wait_for_checkpoints(process, tmp_path, 1)
@@ -361,7 +362,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(finished_run: Path, tmp_path: 
     process.communicate()
     files = RunDir(only_run(tmp_path))
     before = files.last_path.read_bytes()
-    limited = f"ulimit -f 20000; exec {sys.executable} -m trash_seg.train {' '.join(TINY)}"
+    limited = f"ulimit -f {kilobytes}; exec {sys.executable} -m trash_seg.train {' '.join(TINY)}"
     completed = subprocess.run(
         ["bash", "-c", limited], cwd=tmp_path, env=command_environment(), text=True, capture_output=True
     )

@@ -60,7 +60,10 @@ def write(run_dir: RunDir, state: dict[str, Any]) -> None:
     with replacing(run_dir.last_path, previous=run_dir.previous_path) as file:
         file.write(b"0" * DIGEST_LENGTH + b"\n")
         hashing = _HashingFile(file)
-        torch.save(state, cast(IO[bytes], hashing))
+        try:
+            torch.save(state, cast(IO[bytes], hashing))
+        except RuntimeError as error:  # torch ends the archive even so, and complains of its length
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
         file.seek(0)
         file.write(hashing.hash.hexdigest().encode())
 
