@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import peer
-from benchmarks.machine import spread
+from benchmarks.machine import job_settings, spread
 from benchmarks.step import build_step
 from trash_seg.compose import compose_config
 from trash_seg.config import Config
@@ -46,11 +46,7 @@ class CachedDataset(Dataset[Any]):
 
 def ablate(pair: str, root: Path, *, size: int, rounds: int) -> dict[str, list[float]]:
     """Prints and returns images/s of training and validating an epoch; parts add up from line to line."""
-    encoder, decoder = pair.split(":")
-    common = [
-        "data=trash", f"data.root={root}", "training=log", f"encoder={encoder}", f"decoder={decoder}",
-        "encoder.weights=null", f"training.image_size={size}", "runtime.step=eager", "training.channels_last=false",
-    ]  # fmt: skip
+    common = [*job_settings(root, pair, size=size), "runtime.step=eager", "training.channels_last=false"]
     config, device = compose_config(common), choose_device("auto")
     dataset = open_dataset(config.data, image_size=size, runtime=config.runtime)
     kinds = {"train": "log", "val": "none"}

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks.ablation import ablate
-from benchmarks.machine import RESULTS_DIR, keep, spread
+from benchmarks.machine import RESULTS_DIR, job_settings, keep, spread
 from trash_seg.engine.step import has_bf16
 from trash_seg.rundir import RunDir
 
@@ -59,11 +59,9 @@ def peer(pair: str, given: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def ours(pair: str, given: argparse.Namespace, folder: Path, overrides: list[str]) -> dict[str, Any]:
-    encoder, decoder = pair.split(":")
     settings = [
-        "data=trash", f"data.root={given.data.resolve()}", "training=log", f"encoder={encoder}", f"decoder={decoder}",
-        "encoder.weights=null", f"training.epochs={given.epochs}", f"training.image_size={given.size}",
-        f"seed={given.seed}", f"runtime.cache_dir={folder}/cache", *overrides,
+        *job_settings(given.data, pair, size=given.size), f"training.epochs={given.epochs}", f"seed={given.seed}",
+        f"runtime.cache_dir={folder}/cache", *overrides,
     ]  # fmt: skip
     done = run(["trash_seg.train", *settings], folder)
     done.pop("output")

@@ -1,4 +1,4 @@
-"""What benchmarks share: how values are shown, what results say of the machine, and where they are kept."""
+"""What benchmarks share: a job's settings, how values are shown, where results are kept, and with what."""
 
 import json
 import os
@@ -34,6 +34,15 @@ def describe_machine(packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
     }
+
+
+def job_settings(data: Path, pair: str, *, size: int) -> list[str]:
+    """Overrides for the log's setting, from scratch. ENCODER:DECODER may list several of each, for `-m`."""
+    encoder, decoder = pair.split(":")
+    return [
+        "data=trash", f"data.root={data.resolve()}", "training=log", f"encoder={encoder}", "encoder.weights=null",
+        f"decoder={decoder}", f"training.image_size={size}",
+    ]  # fmt: skip
 
 
 def spread(values: Sequence[float]) -> str:

@@ -28,7 +28,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.machine import RESULTS_DIR, keep, spread
+from benchmarks.machine import RESULTS_DIR, job_settings, keep, spread
 from trash_seg.compose import compose_config
 from trash_seg.config import Config
 from trash_seg.data.dataset import Dataset, open_dataset
@@ -267,11 +267,9 @@ def main() -> None:
         for pair, precision in itertools.product(
             given.pairs.split(","), ("fp32", *(("bf16",) if on_cuda or has_bf16() else ()))
         ):
-            encoder, decoder = pair.split(":")
             settings = [
-                "data=trash", f"data.root={given.data.resolve()}", "training=log", f"encoder={encoder}",
-                f"decoder={decoder}", "encoder.weights=null", f"training.image_size={given.size}",
-                f"training.precision={precision}", f"runtime.cache_dir={cache}", "runtime.checkpoint_seconds=1e9",
+                *job_settings(given.data, pair, size=given.size), f"training.precision={precision}",
+                f"runtime.cache_dir={cache}", "runtime.checkpoint_seconds=1e9",
             ]  # fmt: skip
             print(f"\n{pair}, {precision}, {given.size} px", flush=True)
             results[f"{pair} {precision}"] = measure(settings, device, given=given)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.job import run
-from benchmarks.machine import RESULTS_DIR, keep
+from benchmarks.machine import RESULTS_DIR, job_settings, keep, spread
 from trash_seg.engine.step import has_bf16
 
 ENCODERS, DECODERS = ("resnet18", "mobilenet_v2", "efficientnet-b0", "resnet34"), ("FPN", "Unet", "Linknet")
@@ -33,16 +33,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS_DIR / "sweep.json")
     given = parser.parse_args()
     precision = "bf16" if torch.cuda.is_available() or has_bf16() else "fp32"
-    root = str(given.data.resolve())
     common = ["--epochs", str(given.epochs), "--size", str(given.size), "--workers", str(given.peer_workers)]
     pairs = ",".join(f"{encoder}:{decoder}" for encoder, decoder in itertools.product(ENCODERS, DECODERS))
     grid = [
-        "trash_seg.train", "-m", "data=trash", f"data.root={root}", "training=log", "encoder.weights=null",
-        f"encoder={','.join(ENCODERS)}", f"decoder={','.join(DECODERS)}", f"training.epochs={given.epochs}",
-        f"training.image_size={given.size}", f"training.precision={precision}", f"hydra.launcher.num_jobs={given.jobs}",
+        "trash_seg.train", "-m",
+        *job_settings(given.data, f"{','.join(ENCODERS)}:{','.join(DECODERS)}", size=given.size),
+        f"training.epochs={given.epochs}", f"training.precision={precision}", f"hydra.launcher.num_jobs={given.jobs}",
     ]  # fmt: skip
     ways = {
-        "peer": ["benchmarks.peer", root, "--pairs", pairs, *common],
+        "peer": ["benchmarks.peer", str(given.data.resolve()), "--pairs", pairs, *common],
         "sweep": grid,
         "halving": [*grid, "hydra/sweeper=halving"],
     }
@@ -56,8 +55,8 @@ def main() -> None:
     ratios = {}
     for name, values in seconds.items():
         ratios[name] = statistics.median(a / b for a, b in zip(seconds["peer"], values, strict=True))
-        spread = f"{statistics.median(values):7.1f} s ({min(values):.1f}–{max(values):.1f})"
-        print(f"{name:8} {spread}  × {ratios[name]:.2f}" + (f" (goal {GOALS[name]})" if name in GOALS else ""))
+        goal = f" (goal {GOALS[name]})" if name in GOALS else ""
+        print(f"{name:8} {spread(values)} s  × {ratios[name]:.2f}{goal}")
     keep(given.out, size=given.size, epochs=given.epochs, precision=precision, seconds=seconds, ratios=ratios)
 
 
