@@ -58,6 +58,18 @@ def test_rank_by_last_ranks_by_the_last_epoch_and_keeps_both_numbers(tmp_path: P
     assert named(by_best, "peaks").score == pytest.approx(0.46)
 
 
+def test_seeds_that_agree_too_well_and_seeds_that_collapse_are_flagged(tmp_path: Path) -> None:
+    write_sweep(tmp_path, means=[0.40] * 8, num_seeds=3, sigma=0.004)
+    for encoder, mious in (("flat", (0.08, 0.0801, 0.0802)), ("collapses", (0.38, 0.39, 0.05))):
+        for seed, miou in enumerate(mious):
+            write_run(tmp_path, encoder=encoder, hash=f"{len(encoder):07x}f", seed=seed, miou=miou)
+    board = build(tmp_path)
+    assert named(board, "flat").flags == ["its seeds agree to 0.0001: did it learn? Not used for sigma"]
+    (flag,) = named(board, "collapses").flags
+    assert flag.startswith("its seeds spread by 0.1935, sigma is 0.00")
+    assert sum(bool(row.flags) for row in board.rows) == 2
+
+
 @pytest.mark.parametrize("state", ["running", "failed", "interrupted", "diverged"])
 def test_what_is_not_done_is_listed_but_never_ranked(tmp_path: Path, state: str) -> None:
     write_run(tmp_path, encoder="done", hash="00000001", miou=0.3)

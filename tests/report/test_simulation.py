@@ -39,18 +39,27 @@ def naive_tests(scores: list[np.ndarray], leader: int) -> np.ndarray:
     return (p < 0.05) & (num > 1) & (num[leader] > 1)
 
 
-def simulate(num: int, *, num_best: int, advantage: float, counts: np.ndarray | None = None, seed: int = 0) -> Outcome:
+def simulate(
+    num: int,
+    *,
+    num_best: int,
+    advantage: float,
+    counts: np.ndarray | None = None,
+    sigma_of_others: float = SIGMA,
+    seed: int = 0,
+) -> Outcome:
     """`num_best` configurations are `advantage` sigma better than the others."""
     rng = np.random.default_rng(seed)
     counts = np.full(NUM_CONFIGURATIONS, NUM_SEEDS) if counts is None else counts
     is_best = np.arange(NUM_CONFIGURATIONS) < num_best
+    sigmas = np.where(is_best, SIGMA, sigma_of_others)
     truth = 0.4 + SIGMA * advantage * is_best
     hits = np.zeros(4)
     for _ in range(num):
-        scores = [rng.normal(mean, SIGMA, n) for mean, n in zip(truth, counts, strict=True)]
-        means = np.array([s.mean() for s in scores])
-        worse = stats.separated(means, counts, stats.pooled_noise(scores), margin=stats.MARGIN)
-        leader = int(np.argmax(means))
+        scores = [rng.normal(*of) for of in zip(truth, sigmas, counts, strict=True)]
+        replicates = stats.Replicates(scores)
+        worse, _ = stats.separated(replicates, np.arange(len(scores)), margin=stats.MARGIN)
+        leader = int(np.argmax(replicates.means))
         naive = naive_tests(scores, leader)
         hits += [
             worse[is_best].any(),
@@ -71,6 +80,8 @@ CASES = {
     "20 equal, 20 worse by 8 sigma": {"num_best": 20, "advantage": 8.0},
     "3 equal, 37 worse by 2 sigma": {"num_best": 3, "advantage": 2.0},
     "40 equal, one with 30 seeds": {"num_best": 40, "advantage": 0.0, "counts": np.array([30] + [3] * 39)},
+    "10 equal, 30 that do not learn": {"num_best": 10, "advantage": 40.0, "sigma_of_others": SIGMA / 16},
+    "20 equal, 20 worse and noisier": {"num_best": 20, "advantage": 6.0, "sigma_of_others": SIGMA * 3},
     "40 equal, half with 1 seed": {"num_best": 40, "advantage": 0.0, "counts": np.array([1] * 20 + [3] * 20)},
 }
 

@@ -106,6 +106,33 @@ def test_the_verdict(tmp_path: Path, means: list[float], verdict: str) -> None:
     assert "measured: pooled" in text.noise_sentence(board.groups[0])
 
 
+def test_the_verdict_of_a_group_with_assumed_noise_says_so(tmp_path: Path) -> None:
+    for fold, miou in enumerate((0.4, 0.5, 0.6)):
+        data = {"state": "done", "data": {"fingerprint": f"fold {fold}"}}
+        for encoder in ("a", "b")[: 2 - fold]:
+            write_run(
+                tmp_path, encoder=encoder, hash=f"{fold:07x}{encoder}", miou=miou + 0.1 * (encoder == "b"), status=data
+            )
+    board = build(tmp_path)
+    expected = "Group A, one of 2: b Unet is better than the other 1: mIoU 0.5000, alone in tier 1"
+    assert text.verdict(board) == f"{expected} (the noise is assumed, not measured)."
+
+
+@pytest.mark.parametrize("rank_by", ["best", "last"])
+def test_the_interval_stands_beside_the_score_that_it_is_of(tmp_path: Path, rank_by: str) -> None:
+    run = write_run(tmp_path, miou=0.46)
+    status = run.read_status()
+    assert status is not None
+    status["last"]["miou"] = 0.30
+    run.write_status(status)
+    lines = text.report_markdown(build(tmp_path, rank_by=rank_by), title="Sweep", steps=[]).splitlines()
+    header, _, row = (line.split(" | ") for line in lines[lines.index("## Leaderboard") + 2 :][:3])
+    at = header.index("95 % interval")
+    low, high = map(float, row[at].split("–"))
+    assert header[at - 1] == f"mIoU {rank_by}"
+    assert low < float(row[at - 1]) < high
+
+
 def test_what_next_stands_in_the_markdown(tmp_path: Path) -> None:
     write_sweep(tmp_path, means=[0.40, 0.41], seed=2)
     board = build(tmp_path)

@@ -38,21 +38,21 @@ def what_next(board: Board) -> list[Step]:
         return []
     group = board.groups[0]
     rivals = [row for row in group.rows[1:] if row.standing is not None and row.standing.tier == 1]
-    steps = [_decide(group.leader, rival, group, margin=board.margin) for rival in rivals]
+    steps = [_decide(group.leader, rival, group, num_tied=len(rivals) + 1, margin=board.margin) for rival in rivals]
     shown = steps[:NUM_RIVALS]
     if not any(step.commands for step in shown):
         shown += [step for step in steps[NUM_RIVALS:] if step.commands][:1]
     return shown
 
 
-def _decide(leader: Row, rival: Row, group: Group, *, margin: float) -> Step:
+def _decide(leader: Row, rival: Row, group: Group, *, num_tied: int, margin: float) -> Step:
     assert leader.score is not None and rival.score is not None
     difference = leader.score - rival.score
     if difference <= margin:
         why = f"within the margin of {margin:g}: if they truly are so close, take the cheaper one"
         return Step(rival, difference, None, {}, None, [], why)
-    seeds = math.ceil(stats.seeds_needed(difference, group.noise, num_configurations=len(group.rows)))
-    seeds = max(seeds, 2)
+    needed = stats.seeds_needed(difference, group.noise, num_configurations=len(group.rows), num_tied=num_tied)
+    seeds = max(math.ceil(needed), 2)
     if seeds > MOST_SEEDS:
         why = f"would take {seeds} seeds each: with the noise there is, as good as tied"
         return Step(rival, difference, seeds, {}, None, [], why)

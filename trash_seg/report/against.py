@@ -38,7 +38,7 @@ class Comparison:
 
     rows: list[Difference]
     noise: stats.Noise
-    """Pooled over both sweeps."""
+    """Pooled over both sweeps; a row whose seeds spread otherwise is judged by its own."""
     only_this: list[Row]
     only_other: list[Row]
 
@@ -47,11 +47,14 @@ def compare(this: Board, other: Board, *, sigma: float | None) -> Comparison:
     """Matches rows with the same settings, else the only ones with the same encoder, decoder and weights."""
     mine, theirs = ([row for row in board.rows if row.done and row.score is not None] for board in (this, other))
     pairs = _matched(mine, theirs)
-    noise = stats.pooled_noise([row.scores() for pair in pairs for row in pair], sigma=sigma)
-    errors = np.array([noise.sigma * np.sqrt(1 / len(a.done) + 1 / len(b.done)) for a, b in pairs])
+    replicates = stats.Replicates([row.scores() for pair in pairs for row in pair], sigma=sigma)
+    index = np.arange(len(pairs)).repeat(2)
+    measured = [replicates.measured_for([2 * i, 2 * i + 1], replicates.like(index == i)) for i in range(len(pairs))]
+    sigmas, df = np.array(measured).reshape(-1, 2).T
+    errors = sigmas * np.sqrt([1 / len(a.done) + 1 / len(b.done) for a, b in pairs])
     differences = np.array([a.scores().mean() - b.scores().mean() for a, b in pairs])
-    adjusted = _holm(2 * distributions.t.sf(np.abs(differences) / errors, noise.df))
-    half = distributions.t.ppf(0.975, noise.df) * errors
+    adjusted = _holm(2 * distributions.t.sf(np.abs(differences) / errors, df))
+    half = distributions.t.ppf(0.975, df) * errors
     rows = []
     for (a, b), difference, width, p in zip(pairs, differences, half, adjusted, strict=True):
         ours, others = comparability(a.done[0]), comparability(b.done[0])
@@ -61,7 +64,7 @@ def compare(this: Board, other: Board, *, sigma: float | None) -> Comparison:
         rows.append(Difference(a, b, float(difference), low, high, float(p), verdict, differs))
     matched = {id(row) for pair in pairs for row in pair}
     left = [[row for row in part if id(row) not in matched] for part in (mine, theirs)]
-    return Comparison(rows, noise, left[0], left[1])
+    return Comparison(rows, replicates.noise(replicates.like(np.ones(len(index), dtype=bool))), left[0], left[1])
 
 
 def _matched(mine: list[Row], theirs: list[Row]) -> list[tuple[Row, Row]]:

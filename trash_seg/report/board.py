@@ -25,7 +25,7 @@ class Standing:
     sd: float | None
     """Over its own seeds; None with one seed."""
     ci_low: float
-    """95 % interval of the mean over seeds, with the pooled or assumed sigma."""
+    """95 % interval of the mean over seeds, with the sigma of its tier."""
     ci_high: float
     p_first: float
 
@@ -117,17 +117,14 @@ class Group:
     rows: list[Row]
     """By rank."""
     noise: stats.Noise
+    """Of tier 1."""
     ranks: stats.Ranks
+    believed: stats.Posterior
 
     @property
     def leader(self) -> Row:
         """The first by mean score."""
         return self.rows[0]
-
-    def arrays(self) -> tuple[stats.Floats, stats.Ints]:
-        """Means and seed counts (k,) of its rows."""
-        scores = [row.scores() for row in self.rows]
-        return np.array([s.mean() for s in scores]), np.array([len(s) for s in scores])
 
 
 @dataclass
@@ -142,3 +139,8 @@ class Board:
     classes: list[str]
     rank_by: str
     margin: float
+
+    @property
+    def not_ranked_by(self) -> str:
+        """The other of `RANK_BY`."""
+        return next(which for which in RANK_BY if which != self.rank_by)

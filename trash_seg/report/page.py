@@ -124,8 +124,7 @@ def _confusions(top: list[Row], missing: list[str]) -> list[tuple[str, figures.F
 def _probabilities(group: Group | None, num: int) -> stats.Floats | None:
     if group is None or num < 2:
         return None
-    means, counts = group.arrays()
-    return stats.probability_better(means[:num], counts[:num], group.noise)
+    return stats.probability_better(group.believed)[:num, :num]
 
 
 def _failures(board: Board) -> list[tuple[Run, str]]:

@@ -126,25 +126,36 @@ def _ranked(rows: Sequence[Row], setting: dict[str, str], *, letter: str, sigma:
     """Gives each row its standing."""
     ordered = sorted(rows, key=lambda row: (-float(row.scores().mean()), row.encoder, row.decoder, row.config))
     scores = [row.scores() for row in ordered]
-    noise = stats.pooled_noise(scores, sigma=sigma)
-    means, counts = np.array([s.mean() for s in scores]), np.array([len(s) for s in scores])
-    tiers = stats.tiers(means, counts, noise, margin=margin)
-    low, high = stats.mean_intervals(means, counts, noise)
-    ranks = stats.bootstrap_ranks(means, counts, noise)
-    for i, row in enumerate(ordered):
-        row.group = letter
-        row.standing = Standing(
-            tier=int(tiers[i]),
-            rank=i + 1,
-            rank_low=int(ranks.low[i]),
-            rank_high=int(ranks.high[i]),
-            sd=float(np.std(scores[i], ddof=1)) if len(scores[i]) > 1 else None,
-            ci_low=float(low[i]),
-            ci_high=float(high[i]),
-            p_first=float(ranks.p_first[i]),
-        )
-        row.flags += ["sigma assumed"] if noise.assumed else []
-    return Group(letter, setting, ordered, noise, ranks)
+    replicates = stats.Replicates(scores, sigma=sigma)
+    tiers = stats.tiers(replicates, margin=margin)
+    believed = stats.posterior(replicates, tiers)
+    ranks = stats.repeat_ranks(believed)
+    for number, tier in enumerate(tiers, 1):
+        low, high = tier.intervals(replicates.means)
+        for i, ci_low, ci_high in zip(tier.members.tolist(), low.tolist(), high.tolist(), strict=True):
+            row = ordered[i]
+            row.group = letter
+            row.standing = Standing(
+                tier=number,
+                rank=i + 1,
+                rank_low=int(ranks.low[i]),
+                rank_high=int(ranks.high[i]),
+                sd=float(np.std(scores[i], ddof=1)) if len(scores[i]) > 1 else None,
+                ci_low=ci_low,
+                ci_high=ci_high,
+                p_first=float(ranks.p_first[i]),
+            )
+            row.flags += ["sigma assumed"] if tier.noise.assumed else []
+            row.flags += _flags_of_spread(scores[i], tier.noise, identical=bool(replicates.identical[i]))
+    return Group(letter, setting, ordered, tiers[0].noise, ranks, believed)
+
+
+def _flags_of_spread(scores: stats.Floats, noise: stats.Noise, *, identical: bool) -> list[str]:
+    if identical:
+        return [f"its seeds agree to {np.std(scores, ddof=1):.4f}: did it learn? Not used for sigma"]
+    if stats.spreads_more(scores, noise):
+        return [f"its seeds spread by {np.std(scores, ddof=1):.4f}, sigma is {noise.sigma:.4f}: look at its curves"]
+    return []
 
 
 def _flags(row: Row) -> list[str]:

@@ -115,17 +115,24 @@ def verdict(board: Board) -> str:
     if not board.groups:
         return "No run is done yet, so nothing is ranked."
     group = board.groups[0]
+    where = "" if len(board.groups) == 1 else f"Group {group.letter}, one of {len(board.groups)}: "
+    noise = " (the noise is assumed, not measured)" if group.noise.assumed and len(group.rows) > 1 else ""
+    return f"{where}{_verdict(group)}{noise}."
+
+
+def _verdict(group: Group) -> str:
     first = [row for row in group.rows if row.standing is not None and row.standing.tier == 1]
     leader, num = group.leader, len(group.rows)
+    miou = f"mIoU {number(leader.score)}"
     if num == 1:
-        return f"{leader.name} is the only configuration with a result: mIoU {number(leader.score)}."
+        return f"{leader.name} is the only configuration with a result: {miou}"
     if len(first) == 1:
-        return f"{leader.name} is better than the other {num - 1}: mIoU {number(leader.score)}, alone in tier 1."
+        return f"{leader.name} is better than the other {num - 1}: {miou}, alone in tier 1"
     if len(first) == num:
-        return f"All {num} configurations are tied: none is separated from {leader.name} (mIoU {number(leader.score)})."
+        return f"All {num} configurations are tied, none is separated from {leader.name}: {miou}"
     return (
-        f"{len(first)} of {num} configurations are tied for best (tier 1); {leader.name} has the highest mean, mIoU "
-        f"{number(leader.score)}. The other {num - len(first)} are worse than the best."
+        f"{len(first)} of {num} configurations are tied for best (tier 1); {leader.name} has the highest mean, {miou}; "
+        f"the other {num - len(first)} are worse than the best"
     )
 
 
@@ -178,9 +185,9 @@ def report_markdown(board: Board, *, title: str, steps: Sequence[Step]) -> str:
     for group in board.groups:
         lines += [f"- Group {group.letter}: {markdown(noise_sentence(group))}"]
     lines += ["", "## Leaderboard", ""]
-    header = ["tier", "rank", "group", "encoder", "decoder", "weights", "seeds", "mIoU best", "95 % interval"]
-    header += ["mIoU last", "parameters", "GFLOPs", "time", "state", "flags"]
-    lines += _table(header, [_leaderboard_cells(row) for row in board.rows])
+    header = ["tier", "rank", "group", "encoder", "decoder", "weights", "seeds", f"mIoU {board.rank_by}"]
+    header += ["95 % interval", f"mIoU {board.not_ranked_by}", "parameters", "GFLOPs", "time", "state", "flags"]
+    lines += _table(header, [_leaderboard_cells(row, board) for row in board.rows])
     if steps:
         lines += ["", "## What next", "", *_advice(steps)]
     lines += ["", "## Runs", ""]
@@ -199,12 +206,12 @@ def _advice(steps: Sequence[Step]) -> list[str]:
     return lines
 
 
-def _leaderboard_cells(row: Row) -> list[str]:
+def _leaderboard_cells(row: Row, board: Board) -> list[str]:
     s = row.standing
     rank = "–" if s is None else f"{s.rank} ({s.rank_low}–{s.rank_high})"
     interval = "–" if s is None else f"{s.ci_low:.4f}–{s.ci_high:.4f}"
     names = [markdown(text) or "–" for text in (row.encoder, row.decoder, row.pretraining)]
-    scores = [number(row.mean("miou")), interval, number(row.mean("miou", "last"))]
+    scores = [number(row.score), interval, number(row.mean("miou", board.not_ranked_by))]
     costs = [millions(row.parameters), number(row.gflops, ".1f"), duration(row.seconds)]
     tier = "–" if s is None else str(s.tier)
     return [
