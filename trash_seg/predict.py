@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 def _add_inputs(group: argparse._ArgumentGroup) -> None:
     text = "a COCO file such as test.json, or folders and image files"
     group.add_argument("--data", type=Path, nargs="+", default=[], metavar="PATH", help=text)
-    text = "this part of the dataset that the (first) run was trained on"
+    text = "this part of the dataset that the run was trained on; of several, where it is the same for all"
     group.add_argument("--split", choices=("val", "test"), help=text)
     group.add_argument("--data-root", type=Path, metavar="DIR", help="where that dataset lies now, if it has moved")
     text = "what the file names of a COCO file are relative to (default: its folder)"

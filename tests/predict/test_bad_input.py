@@ -141,6 +141,27 @@ def test_scores_without_or_with_two_truths_are_refused(
     assert "comes with its own truth" in refused(predict, toy_run, "--split", "val", "--truth", tmp_path / "val.json")
 
 
+def test_a_split_that_another_run_was_trained_on_is_refused(toy_run: Path, tmp_path: Path, predict: Predict) -> None:
+    folds = ("data.annotations=train.json", "data.num_folds=2")
+    first, second = (make_run(tmp_path / "runs", *folds, f"data.fold={fold}") for fold in (0, 1))
+    asked = ("--split", "val", "--scores", tmp_path / "s.json")
+    message = refused(predict, first, second, *asked)
+    assert f"these images are {first.name}'s; {second.name} has other data" in message
+    assert "give one run, or --data PATH" in message
+    assert not (tmp_path / "s.json").exists()
+    assert predict(first, *asked).code == 0
+    seeds = ("data.annotations=train.json", "data.test_fraction=0.2")
+    drawn = [make_run(tmp_path / "runs", *seeds, f"data.split_seed={seed}") for seed in (1, 2)]
+    assert "may have been trained on them" in refused(predict, *drawn, "--split", "test", "--masks", tmp_path / "m")
+
+
+def test_a_test_file_is_the_same_for_runs_of_other_training_data(toy_run: Path, tmp_path: Path, predict) -> None:
+    other = make_run(tmp_path / "runs", "data.val=train.json", "data.overlap=smallest_on_top")
+    assert "has other data" in refused(predict, toy_run, other, "--split", "val", "--masks", tmp_path / "m")
+    completed = predict(toy_run, other, "--split", "test", "--masks", tmp_path / "m")
+    assert completed.code == 0, completed.output
+
+
 def test_what_this_machine_cannot_do_names_the_option(toy_run: Path, images: Path, tmp_path: Path, predict) -> None:
     asked = ("--data", images / "a.jpg", "--masks", tmp_path / "m", "--device", "cpu")
     assert "--precision" in refused(predict, toy_run, *asked, "--precision", "fp16")

@@ -1,12 +1,12 @@
 """One prediction, from the command line's options to its outputs."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from trash_seg.config import DataConfig
 from trash_seg.engine.allocator import keep_freed_memory
 from trash_seg.engine.step import choose_device
 from trash_seg.errors import UserError
@@ -30,6 +30,8 @@ def run_prediction(options: Options, console: Console) -> int:
     if device.type == "cpu":
         keep_freed_memory()
     runs = [load_run(path, allow_unfinished=options.allow_unfinished) for path in options.runs]
+    if options.split is not None:
+        check_unseen(runs, options.split)
     # With another number of threads, the last bits of the validation would not be the run's own.
     threads = options.num_threads or (runs[0].num_threads if options.split == "val" else None)
     if threads is not None:
@@ -69,7 +71,7 @@ def select(options: Options, ensemble: Ensemble, console: Console) -> Ensemble:
         labelled = read_annotations(options.truth, images_dir=options.images, config=first.config, has_truth=True)
     else:
         for member in ensemble.members:
-            if _identity(member.run.config.data) != _identity(first.config.data):
+            if _identity(member.run, "val") != _identity(first, "val"):
                 text = f"{first.name} and {member.run.name} were validated on different data"
                 raise UserError(f"--select: {text}; give --truth FILE with images that none has seen")
         labelled = read_split(first.config, "val", data_root=options.data_root)
@@ -81,8 +83,23 @@ def select(options: Options, ensemble: Ensemble, console: Console) -> Ensemble:
     return Ensemble([ensemble.members[index] for index in chosen])
 
 
-def _identity(data: DataConfig) -> DataConfig:
-    """What decides the samples, wherever the files lie."""
+def check_unseen(runs: Sequence[TrainedRun], split: str) -> None:
+    """Refuses the first run's split where another may have been trained on its images, as where they are folds.
+
+    Raises:
+        UserError: It names the other run.
+    """
+    for run in runs[1:]:
+        if _identity(run, split) != _identity(runs[0], split):
+            text = f"these images are {runs[0].name}'s; {run.name} has other data, and may have been trained on them"
+            raise UserError(f"--split {split}: {text}; give one run, or --data PATH with images that none has seen")
+
+
+def _identity(run: TrainedRun, split: str) -> object:
+    """What decides the samples of a split, wherever the files lie."""
+    data = run.config.data
+    if split == "test" and data.annotations is None:  # a file that no run is trained on, with no truth to differ in
+        return data.name, data.test
     return dataclasses.replace(data, root="", encoder_weights=None)
 
 
