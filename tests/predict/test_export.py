@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import onnxruntime
@@ -86,6 +87,22 @@ def test_a_torch_program_is_the_run_and_loads_without_this_package(larger_run, i
     with torch.no_grad():
         expected = Deployed(load_run(larger_run).model).eval()(pixels(3, 3, 64, 96))
         assert_same(program.module()(pixels(3, 3, 64, 96)), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["onnx", "torch"])
+def test_what_is_left_out_of_small_maps_is_there_in_large_ones(target, images, tmp_path, capsys) -> None:
+    """At the training size all outer weights of the dilated convolutions meet padding, and a CPU leaves them out."""
+    run = make_run(tmp_path / "runs", "decoder=DeepLabV3Plus", "training.image_size=64")
+    path = tmp_path / "model.pt2"
+    completed = export(capsys, run, "--format", target, "--data", images, "--output", path)
+    assert completed.code == 0, completed.output
+    assert "height and width are fixed" not in completed.output
+    reference = Deployed(load_run(run).model).eval()
+    exported = torch.export.load(path).module() if target == "torch" else partial(onnx_logits, path)
+    for side in (64, 640):
+        with torch.no_grad():
+            assert_same(exported(pixels(1, 3, side, side)), reference(pixels(1, 3, side, side)))
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """One export: trace, write aside, check on real images, put in place, time."""
 
+import copy
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +49,9 @@ def export_run(options: ExportOptions, console: Console) -> None:
         inputs = read_split(run.config, "val", data_root=options.data_root)
     size, threads = run.config.training.image_size, torch.get_num_threads()
     images = read_images(inputs.items, size=size, num_images=options.num_images)
-    member = Member(run, device=torch.device("cpu"), precision="fp32", scales=[1.0], views=VIEWS["none"])
+    # A member's network is fused, with shortcuts for its size that a tracer would keep at any; `run` has the plain one.
+    fused = dataclasses.replace(run, model=copy.deepcopy(run.model))
+    member = Member(fused, device=torch.device("cpu"), precision="fp32", scales=[1.0], views=VIEWS["none"])
 
     try:
         product = _make(run, options.format, member.logits, images)
@@ -92,7 +96,7 @@ def _check(run: TrainedRun, traced: Traced, target: str, reference: Run, images:
     else:
         content, exported = save_torch(traced, metadata)
     with torch.inference_mode(), refusing(f"{RUNTIMES[target]} cannot run it"):
-        found = compare(reference, exported, images, any_size=traced.stride is not None)
+        found = compare(reference, exported, images, stride=traced.stride)
     agreement = (
         f"labels equal on {100 * found.agreement:.3f} % of the pixels of {found.num_images} images, largest "
         f"difference of a logit {found.largest_difference:.2g}"

@@ -22,6 +22,8 @@ from trash_seg.palette import palette
 
 MAX_ONNX_BYTES = 2**31 - 1
 """Protobuf holds no more in one file."""
+LARGE_SIDE = 640
+"""px. What is to be right at any size is checked there: 40 cells or more where a decoder dilates, by up to 36."""
 BATCH = {0: Dim("batch")}
 Run = Callable[[Tensor], Tensor]
 """Images (N, 3, H, W) uint8 RGB → logits (N, C, H, W) float32."""
@@ -67,6 +69,11 @@ def describe(run: TrainedRun, traced: Traced) -> dict[str, str]:
     }
 
 
+def large_side(stride: int) -> int:
+    """The multiple of the stride from LARGE_SIDE on."""
+    return -(-LARGE_SIDE // stride) * stride
+
+
 def trace(run: TrainedRun) -> Traced:
     """Captures the network, with height and width dynamic where it allows.
 
@@ -78,7 +85,7 @@ def trace(run: TrainedRun) -> Traced:
     module = Deployed(run.model).eval()
     try:
         program = _export(module, size, {**BATCH, **sides})
-        other = torch.randint(0, 256, (1, 3, 2 * size, size + stride), dtype=torch.uint8)
+        other = torch.randint(0, 256, (1, 3, large_side(stride), size + stride), dtype=torch.uint8)
         with torch.no_grad():
             torch.testing.assert_close(_runner(program)(other), module(other), rtol=1e-3, atol=1e-3)
         return Traced(program, stride)

@@ -12,7 +12,7 @@ from rich.table import Table
 from torch import Tensor
 
 from trash_seg.errors import UserError
-from trash_seg.inference.exporting import Run
+from trash_seg.inference.exporting import Run, large_side
 from trash_seg.inference.inputs import Item
 from trash_seg.inference.stream import Failure, Reader
 
@@ -27,7 +27,7 @@ class Comparison:
 
     num_images: int
     agreement: float
-    """Share of pixels with the same label."""
+    """Share of pixels with the same label, at the size where it is least."""
     largest_difference: float
     """Of any logit."""
 
@@ -48,18 +48,30 @@ def read_images(items: Sequence[Item], *, size: int, num_images: int) -> Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
-def compare(ours: Run, exported: Run, images: Tensor, *, any_size: bool) -> Comparison:
-    """Runs both one image at a time, once as a batch of all, and with `any_size` at twice the width."""
-    same, largest = 0, 0.0
+def compare(ours: Run, exported: Run, images: Tensor, *, stride: int | None) -> Comparison:
+    """Runs both one image at a time, and once as a batch of all; with a stride at other sizes too.
+
+    These are twice the width, and a large square of copies side by side.
+    """
     batches = [*(image[None] for image in images), images if len(images) > 1 else images.repeat(2, 1, 1, 1)]
-    if any_size:
-        batches.append(images[:1].repeat(1, 1, 1, 2))
+    agreement, largest = _compare(ours, exported, batches)
+    if stride is not None:
+        side = large_side(stride)
+        copies = -(-side // images.shape[-1])
+        for other in (images[:1].repeat(1, 1, 1, 2), images[:1].repeat(1, 1, copies, copies)[..., :side, :side]):
+            same, difference = _compare(ours, exported, [other])
+            agreement, largest = min(agreement, same), max(largest, difference)
+    return Comparison(len(images), agreement, largest)
+
+
+def _compare(ours: Run, exported: Run, batches: Sequence[Tensor]) -> tuple[float, float]:
+    """Share of pixels with the same label, and the largest difference of a logit."""
+    same, largest = 0, 0.0
     for batch in batches:
         first, second = ours(batch), exported(batch)
         same += int((first.argmax(1) == second.argmax(1)).sum())
         largest = max(largest, float((first - second).abs().max()))
-    pixels = sum(batch[:, 0].numel() for batch in batches)
-    return Comparison(len(images), same / pixels, largest)
+    return same / sum(batch[:, 0].numel() for batch in batches), largest
 
 
 def measure(runs: dict[str, Run], images: Tensor) -> dict[tuple[str, int], float]:
