@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
 
-from tests.predict.conftest import Predict, random_image
+from tests.predict.conftest import Predict, make_run, random_image
+from trash_seg.compose import compose_config
 
 WIDTH, HEIGHT = 64, 48
+CATEGORIES = compose_config([]).data.classes[1:]
 
 
 @pytest.fixture
@@ -49,6 +52,39 @@ def test_images_of_a_folder_are_scored_as_their_annotations_see_them(
     assert counts.shape == (1, 12, 12)
     assert counts.sum() == (WIDTH * HEIGHT if window else 32 * 32)
     np.testing.assert_array_equal(counts, counts_of(tmp_path / "truth.npz"))
+
+
+def test_results_carry_the_ids_of_the_truth(toy_run: Path, truth: Path, tmp_path: Path, predict: Predict) -> None:
+    content = json.loads(truth.read_text())
+    content["images"][0]["id"] = content["annotations"][0]["image_id"] = 4711
+    content["categories"] = [{"id": 100 + i, "name": name} for i, name in enumerate(CATEGORIES)]
+    content["annotations"][0] |= {"category_id": 101, "area": 600, "iscrowd": 0}
+    truth.write_text(json.dumps(content))
+    other = {"images": [{**content["images"][0], "id": 1}]}
+    (tmp_path / "test.json").write_text(json.dumps(other))
+    for number, data in enumerate((tmp_path / "photos", tmp_path / "test.json")):
+        path = tmp_path / f"{number}.json"
+        completed = predict(toy_run, "--data", data, "--truth", truth, "--coco", path)
+        assert completed.code == 0, completed.output
+        known = COCO(truth)
+        results = known.loadRes(str(path))
+        assert {entry["image_id"] for entry in results.anns.values()} == {4711}
+        assert {entry["category_id"] for entry in results.anns.values()} <= set(known.getCatIds())
+
+
+def test_a_class_of_several_categories_is_named(truth: Path, tmp_path: Path, predict: Predict) -> None:
+    run = make_run(tmp_path / "runs", "+data.class_of.Carton=Paper", "+data.class_of.Can=Metal")
+    content = json.loads(truth.read_text())
+    names = ["Carton", *CATEGORIES, "Can"]
+    content["categories"] = [{"id": 100 + i, "name": name} for i, name in enumerate(names)]
+    content["annotations"][0]["category_id"] = 100
+    truth.write_text(json.dumps(content))
+    completed = predict(run, "--truth", truth, "--coco", tmp_path / "c.json")
+    assert completed.code == 0, completed.output
+    note = "--coco: 2 classes (Paper, Metal) stand for several categories each; the id of the first one is written"
+    assert note in completed.output
+    written = {entry["category_id"] for entry in json.loads((tmp_path / "c.json").read_text())}
+    assert written and not written & {100 + names.index("Paper"), 100 + names.index("Can")}
 
 
 def test_a_copy_of_another_size_is_named(toy_run: Path, truth: Path, tmp_path: Path, predict: Predict) -> None:

@@ -38,6 +38,9 @@ class Inputs:
     items: list[Item]
     has_truth: bool = False
     annotation_path: Path | None = None
+    """The file that they have ids in: of the truth, where one is given."""
+    file_names: dict[str, str] = field(default_factory=dict)
+    """By name: what that file calls them, where it is something else."""
     notes: list[str] = field(default_factory=list)
     """What was skipped."""
 
@@ -149,26 +152,33 @@ class CocoIds:
 def read_coco_ids(inputs: Inputs, config: Config) -> CocoIds:
     """The ids of an annotation file.
 
-    A class that several categories are mapped to takes the first. Where there is no file, an image's id is its name,
+    A class that several categories are mapped to takes the first. An image that the file lacks has its name as its id,
     and where there are no categories, a class's is its index.
     """
     classes = config.data.classes
+    path = inputs.annotation_path
     image_ids: dict[str, int | str] = {item.name: item.name for item in inputs.items}
     categories: list[dict[str, Any]] = []
-    if inputs.annotation_path is not None:
-        content = json.loads(inputs.annotation_path.read_bytes())
-        image_ids.update({entry["file_name"]: entry["id"] for entry in content["images"]})
+    if path is not None:
+        content = json.loads(path.read_bytes())
+        ids = {entry["file_name"]: entry["id"] for entry in content["images"]}
+        image_ids = {name: ids.get(inputs.file_names.get(name, name), name) for name in image_ids}
         categories = content.get("categories") or []
     if not categories:
         return CocoIds(image_ids, list(range(len(classes))), "--coco: no categories are given; ids are class indices")
-    category_ids: dict[str, int | str] = {}
+    category_ids: dict[str, list[int | str]] = {name: [] for name in classes}
     for entry in categories:
         name = config.data.class_of.get(entry["name"], entry["name"])
-        if name is not None:
-            category_ids.setdefault(name, entry["id"])
-    unnamed = [name for name in classes[1:] if name not in category_ids]
-    note = f"--coco: {inputs.annotation_path} has no category for {', '.join(unnamed)}; left out" if unnamed else ""
-    return CocoIds(image_ids, [category_ids.get(name) for name in classes], note)
+        if name in category_ids:
+            category_ids[name].append(entry["id"])
+    notes = []
+    if unnamed := [name for name in classes[1:] if not category_ids[name]]:
+        notes.append(f"--coco: {path} has no category for {', '.join(unnamed)}; left out")
+    if shared := [name for name in classes[1:] if len(category_ids[name]) > 1]:
+        number = f"{len(shared)} class{'es' if len(shared) > 1 else ''} ({', '.join(shared)})"
+        stand = "stand for several categories each" if len(shared) > 1 else "stands for several categories"
+        notes.append(f"--coco: {number} {stand}; the id of the first one is written")
+    return CocoIds(image_ids, [next(iter(category_ids[name]), None) for name in classes], "\n".join(notes))
 
 
 def _items(records: Sequence[ImageRecord], root: Path) -> list[Item]:

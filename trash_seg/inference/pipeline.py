@@ -127,7 +127,7 @@ def find_labelled(options: Options, inputs: Inputs, run: TrainedRun) -> Inputs |
 
 
 def match_truth(inputs: Inputs, labelled: Inputs, run: TrainedRun) -> tuple[Inputs, Truth]:
-    """The truth of the images, and the images with what it says of their size and so of their orientation.
+    """The truth of the images, and the images with its ids and what it says of their size and so of their orientation.
 
     The same image has the same name, or is the same file.
 
@@ -148,4 +148,8 @@ def match_truth(inputs: Inputs, labelled: Inputs, run: TrainedRun) -> tuple[Inpu
         notes.append(f"{len(items) - len(records)} of {len(items)} images have no truth")
     first = labelled.items[0]
     root = Path(str(first.path).removesuffix(first.name))
-    return dataclasses.replace(inputs, items=items, notes=notes), Truth(records, root=root, config=run.config)
+    inputs = dataclasses.replace(
+        inputs, items=items, annotation_path=labelled.annotation_path, notes=notes,
+        file_names={name: record.file_name for name, record in records.items()},
+    )  # fmt: skip
+    return inputs, Truth(records, root=root, config=run.config)
