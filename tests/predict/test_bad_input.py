@@ -10,6 +10,9 @@ import torch
 
 from tests.predict.conftest import Predict, make_run, random_image
 from trash_seg.compose import compose_config
+from trash_seg.errors import UserError
+from trash_seg.inference.ensemble import build_ensemble
+from trash_seg.inference.load import load_run
 from trash_seg.rundir import RunDir
 
 
@@ -167,6 +170,30 @@ def test_what_this_machine_cannot_do_names_the_option(toy_run: Path, images: Pat
     assert "--precision" in refused(predict, toy_run, *asked, "--precision", "fp16")
     if not torch.cuda.is_available():
         assert "--device cuda" in refused(predict, toy_run, *asked[:-1], "cuda")
+
+
+class Greedy(torch.nn.Module):
+    """Takes more memory than there is, at one size."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.shape[-1] == self.size:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return torch.zeros(len(images), 12, *images.shape[2:])
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_memory_that_is_short_names_the_batch_size(toy_run: Path, size: int) -> None:
+    device = torch.device("cpu")
+    ensemble = build_ensemble([load_run(toy_run)], device=device, precision=None, tta="none", scales=[1, 2])
+    ensemble.members[0].model = Greedy(size)
+    for num, way_out in ((3, "give a smaller one"), (1, "give --device cpu")):
+        images = {side: torch.zeros(num, 3, side, side, dtype=torch.uint8) for side in ensemble.sizes}
+        with pytest.raises(UserError, match=rf"^--batch-size {num}: .*Tried to allocate 20.00 GiB.*{way_out}"):
+            ensemble.predict(images, probabilities=False)
 
 
 @pytest.mark.parametrize(

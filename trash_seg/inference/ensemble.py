@@ -54,6 +54,8 @@ class Member:
         """
         try:
             return self.forward.logits(self.model, self.forward.place(images))
+        except torch.OutOfMemoryError:  # a RuntimeError that says nothing of the size
+            raise
         except (RuntimeError, AssertionError) as error:
             if images.shape[-1] == self.image_size:
                 raise
@@ -114,7 +116,19 @@ class Ensemble:
 
         Returns:
             (N, S, S) uint8 class index, (N, C, S, S) float32; both on the host.
+
+        Raises:
+            UserError: A network does not take a size, or the batch does not fit into the device's memory.
         """
+        try:
+            return self._predict(images, probabilities=probabilities)
+        except torch.OutOfMemoryError as error:
+            num = len(images[self.sizes[0]])
+            way_out = "give a smaller one" if num > 1 else "give --device cpu, or fewer --scales"
+            text = f"the device has not enough memory for it ({one_line(error):.200}); {way_out}"
+            raise UserError(f"--batch-size {num}: {text}") from error
+
+    def _predict(self, images: Mapping[int, Tensor], *, probabilities: bool) -> tuple[Tensor, Tensor | None]:
         if len(self.members) == 1 and self.members[0].is_plain:
             # From the logits, as validation counts: a softmax rounds close values to equal ones.
             logits = self.members[0].logits(images[self.image_size])
