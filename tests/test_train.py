@@ -121,7 +121,7 @@ def test_killed_in_mid_epoch_it_goes_on_bit_for_bit(train: Train, tmp_path: Path
     assert train(*TINY, *dropout, "sweep.name=unbroken").code == 0
     (unbroken,) = (tmp_path / "outputs" / "unbroken").iterdir()
     for number in (3, 9):
-        process = start(tmp_path, *TINY[:3], *dropout, "runtime.checkpoint_seconds=1e-9")
+        process = start(tmp_path, *TINY[:-1], *dropout, "runtime.checkpoint_seconds=1e-9")
         wait_for_checkpoints(process, tmp_path, number)
         process.kill()
         process.communicate()
@@ -167,7 +167,7 @@ def flip_one_bit(content: bytes) -> bytes:
 def killed_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was killed in its first epoch, with two checkpoints."""
     cwd = tmp_path_factory.mktemp("killed")
-    process = start(cwd, *TINY[:3], "runtime.checkpoint_seconds=1e-9")
+    process = start(cwd, *TINY[:-1], "runtime.checkpoint_seconds=1e-9")
     wait_for_checkpoints(process, cwd, 3)
     process.kill()
     process.communicate()
