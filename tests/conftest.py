@@ -1,10 +1,12 @@
 """Fixtures for all rooms: a cache of the tests' own, and the real command line."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +71,18 @@ def run_module(module: str, *arguments: str, cwd: Path) -> subprocess.CompletedP
     return subprocess.run(
         [sys.executable, "-m", module, *arguments], cwd=cwd, env=command_environment(), text=True, capture_output=True
     )
+
+
+@contextmanager
+def memory_for(num_bytes: int) -> Iterator[None]:
+    """This process gets so much more memory and no byte beyond."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def command_environment() -> dict[str, str]:

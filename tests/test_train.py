@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from filelock import SoftFileLease
 
-from tests.conftest import TINY, Completed, Train, command_environment
+from tests.conftest import TINY, Completed, Train, command_environment, memory_for
 from trash_seg.job import LEASE_SECONDS
 from trash_seg.rundir import METRICS, TIME_COLUMNS, RunDir
 
@@ -291,6 +291,18 @@ def test_an_unsupported_pair_is_no_failure(train: Train, tmp_path: Path) -> None
     assert status["state"] == "unsupported"
     assert "Only Timm encoders are supported" in status["error"]
     assert status["data"] is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_run_without_memory_fails_with_a_way_out(train: Train, tmp_path: Path) -> None:
+    import trash_seg.training  # noqa: F401  # what it imports takes memory too
+
+    with memory_for(200 * 2**20):
+        assert train(*TINY, "encoder=resnext101_32x48d").code == 1
+    status = RunDir(only_run(tmp_path)).read_status()
+    assert status["state"] == "failed"
+    assert status["error"].startswith("out of memory (")
+    assert "training.batch_size" in status["hint"]
 
 
 def test_a_run_that_diverges_says_where(train: Train, tmp_path: Path) -> None:

@@ -16,7 +16,14 @@ from typing import Any
 
 from trash_seg import __version__
 from trash_seg.config import Config
-from trash_seg.errors import DivergedError, LockLostError, RunInterrupted, UnsupportedPairError, UserError
+from trash_seg.errors import (
+    DivergedError,
+    LockLostError,
+    RunInterrupted,
+    UnsupportedPairError,
+    UserError,
+    is_out_of_memory,
+)
 from trash_seg.heavy import heavy_imports
 from trash_seg.rundir import RunDir
 from trash_seg.stop import StopRequest, stop_on_signals
@@ -167,8 +174,9 @@ class Attempt:
         """Records an error that is not the user's own, with the traceback and, where there is one, a way out."""
         cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
         hint = None
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-            cause, hint = f"out of memory ({cause})", "lower training.batch_size, or hydra.launcher.jobs_per_gpu"
+        if is_out_of_memory(error):
+            cause = f"out of memory ({cause})"
+            hint = "lower training.batch_size, or hydra.launcher.num_jobs (on a GPU hydra.launcher.jobs_per_gpu)"
         elif isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
             hint = "BatchNorm cannot train on one value a channel: raise training.batch_size or training.image_size"
         elif isinstance(error, RuntimeError) and "does not have a deterministic implementation" in str(error):

@@ -34,3 +34,10 @@ class LockLostError(Exception):
 
 class DivergedError(Exception):
     """A loss became NaN or infinite. The message says at which epoch and step."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory is the trouble, on any device. torch says it on a CPU by a plain RuntimeError."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(part in str(error) for part in ("DefaultCPUAllocator", "bad_alloc"))

@@ -1,11 +1,13 @@
+import sys
 from pathlib import Path
 
 import pytest
 import segmentation_models_pytorch as smp
 import torch
 
+from tests.conftest import memory_for
 from trash_seg.compose import compose_config
-from trash_seg.errors import ConfigError, UnsupportedPairError, WeightsError
+from trash_seg.errors import ConfigError, UnsupportedPairError, WeightsError, is_out_of_memory
 from trash_seg.models import pretrained
 from trash_seg.models.build import build_model
 
@@ -23,6 +25,15 @@ def test_an_unsupported_pair_carries_smps_reason_in_one_line() -> None:
         build_model(compose_config(["encoder=resnet18", "decoder=DPT"]))
     assert "Only Timm encoders are supported" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_too_little_memory_is_no_reason_against_the_pair() -> None:
+    """3 GB of weights within 200 MB."""
+    config = compose_config(["encoder=resnext101_32x48d"])
+    with memory_for(200 * 2**20), pytest.raises((MemoryError, RuntimeError)) as caught:
+        build_model(config)
+    assert is_out_of_memory(caught.value)
 
 
 def test_an_image_size_that_does_not_divide_names_the_next() -> None:

@@ -1,5 +1,6 @@
 """The shipped table and the cache are held against SMP itself."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ import segmentation_models_pytorch as smp
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.conftest import memory_for
+from trash_seg.errors import UserError
 from trash_seg.models import pairs
 from trash_seg.models.pairs import TABLE_PATH, Pair, facts, listed_weights
 
@@ -63,6 +66,13 @@ def test_what_no_table_knows_is_built_once(tmp_path: Path, monkeypatch: pytest.M
     (path,) = tmp_path.rglob("*.json")
     path.write_text(path.read_text()[:10])
     assert pairs._Cache(tmp_path, num_classes=3, image_size=96).read() == {}  # a damaged cache is no cache
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_too_little_memory_is_not_kept_as_a_reason() -> None:
+    """SMP's mit encoders read values while they are built, so they take memory even on the meta device."""
+    with memory_for(60 * 2**20), pytest.raises(UserError, match="mit_b5 × Unet: cannot be built on this machine now"):
+        pairs._build_facts(Pair("mit_b5", "Unet"), num_classes=12, image_size=64)
 
 
 def test_another_smp_version_does_not_use_the_table(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from trash_seg.config import Config
-from trash_seg.errors import ConfigError, UnsupportedPairError
+from trash_seg.errors import ConfigError, UnsupportedPairError, is_out_of_memory
 from trash_seg.models.pretrained import SMP_ENCODERS, load_pretrained
 
 FILE_OPTIONS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
@@ -55,9 +55,9 @@ def _create(config: Config) -> smp.base.SegmentationModel:
         return smp.create_model(
             decoder.name, encoder, encoder_weights=None, classes=len(config.data.classes), **decoder.options
         )
-    except MemoryError:
-        raise
     except Exception as error:  # SMP and timm refuse pairs with every kind of exception
+        if isinstance(error, OSError) or is_out_of_memory(error):  # of this machine, not of the pair
+            raise
         if decoder.options:
             raise ConfigError(
                 f"decoder.options={decoder.options}: {encoder} × {decoder.name} refuses them ({one_line(error)})"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from filelock import FileLock
 
+from trash_seg.errors import UserError, is_out_of_memory
 from trash_seg.rundir import write_text
 
 if TYPE_CHECKING:
@@ -210,6 +211,11 @@ def _build_facts(pair: Pair, *, num_classes: int, image_size: int) -> PairFacts:
     try:
         model = build_on_meta(pair, num_classes=num_classes)
     except Exception as error:  # SMP and timm refuse pairs with every kind of exception
+        if isinstance(error, OSError) or is_out_of_memory(error):  # of this machine, so nothing to keep
+            raise UserError(
+                f"{pair.encoder} × {pair.decoder}: cannot be built on this machine now ({error}); mend that, or leave "
+                "the pair out"
+            ) from error
         return PairFacts(None, None, " ".join(str(error).split()) or type(error).__name__)
     flops = count_flops(model, image_size=image_size)
     return PairFacts(count_parameters(model), None if flops is None else flops / 1e9, None)
