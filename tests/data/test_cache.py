@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import logging
 import os
 import re
@@ -16,6 +18,7 @@ from tests.data.broken import clean
 from trash_seg.compose import compose_config
 from trash_seg.data.dataset import Dataset, open_dataset
 from trash_seg.errors import DataError
+from trash_seg.models.pairs import Pair, facts
 
 OPEN = """
 import logging, sys
@@ -129,6 +132,24 @@ def test_a_full_disk_is_said_and_the_run_goes_on(tmp_path: Path, caplog: pytest.
     assert "going on without it" in caplog.text and f"runtime.cache_dir={tmp_path}" in caplog.text
     assert_equal_samples(dataset, plain)
     assert caches(tmp_path) == [] and not list(tmp_path.glob(".samples-*.tmp"))
+
+
+def test_without_file_locks_nobody_waits_for_a_process_killed_elsewhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel's answer on such a file system stands for it."""
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with_locks = open_with(f"runtime.cache_dir={tmp_path / 'locks'}", "runtime.cache=false")
+    dataset = open_with(f"runtime.cache_dir={tmp_path}")
+    assert f"{tmp_path} has no file locks" in caplog.text
+    assert len(caches(tmp_path)) == 2
+    assert_equal_samples(dataset, with_locks)
+    facts([Pair("no-such", "Unet")], num_classes=3, image_size=96, cache_dir=tmp_path)
+    assert list(tmp_path.glob("pairs/*.json"))
 
 
 @pytest.mark.parametrize(("name", "size"), [("images.npy", 100), ("about.json", 0), ("pixels.npy", None)])

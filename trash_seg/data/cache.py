@@ -19,7 +19,6 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock, Timeout
 from rich import get_console
 from rich.progress import track
 
@@ -27,6 +26,7 @@ from trash_seg.data.findings import Finding, raise_errors
 from trash_seg.data.samples import SampleReader
 from trash_seg.data.source import Unit, check_headers
 from trash_seg.errors import DataError
+from trash_seg.locks import locked
 
 log = logging.getLogger(__name__)
 
@@ -91,23 +91,12 @@ def _key(unit: Unit, reader: SampleReader, class_indices: dict[str, Any]) -> str
 @contextmanager
 def _only_builder(directory: Path) -> Iterator[None]:
     """Holds the lock on building a cache; it dies with its process. Clears away what a killed builder left."""
-    lock = FileLock(directory.with_name(f".{directory.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("cache: waiting for the process that builds %s", directory)
-        lock.acquire()
-    except NotImplementedError:
-        # What is built aside and renamed stays whole without a lock; at worst it is built twice.
-        log.warning("cache: %s has no file locks, so processes that start together each build it", directory.parent)
+    # What is built aside and renamed stays whole without a lock; at worst it is built twice.
+    with locked(directory.with_name(f".{directory.name}.lock"), what=str(directory)) as held:
+        if held:
+            for leftover in directory.parent.glob(f".{directory.name}.*.tmp"):
+                shutil.rmtree(leftover, ignore_errors=True)
         yield
-        return
-    try:
-        for leftover in directory.parent.glob(f".{directory.name}.*.tmp"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        yield
-    finally:
-        lock.release()
 
 
 def _build(directory: Path, unit: Unit, reader: SampleReader, findings: list[Finding], *, progress: bool) -> None:

@@ -15,9 +15,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from filelock import FileLock
-
 from trash_seg.errors import UserError, is_out_of_memory
+from trash_seg.locks import locked
 from trash_seg.rundir import write_text
 
 if TYPE_CHECKING:
@@ -176,7 +175,7 @@ class _Cache:
 
     def add(self, entries: dict[Pair, PairFacts]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.path.with_suffix(".lock")):
+        with locked(self.path.with_suffix(".lock"), what=str(self.path)):
             write_text(self.path, json.dumps(list((self.read() | entries).items()), indent=0))
 
 
