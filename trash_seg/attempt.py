@@ -118,6 +118,9 @@ class Attempt:
             message = f"{error}\n{error.hint}" if error.hint else str(error)
             return self.end("failed", message, error=str(error), hint=error.hint)
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in NO_SPACE:
+                hint = "what was saved is intact: once there is space, the same command goes on"
+                return self.end("interrupted", f"interrupted ({error}). {hint}", error=str(error), hint=hint)
             return self.fail(error)
         epoch, epochs = self.status["epoch"], self.config.training.epochs
         if epoch < epochs:
@@ -181,8 +184,6 @@ class Attempt:
             hint = "BatchNorm cannot train on one value a channel: raise training.batch_size or training.image_size"
         elif isinstance(error, RuntimeError) and "does not have a deterministic implementation" in str(error):
             hint = "training.deterministic=false trains this network"
-        elif isinstance(error, OSError) and error.errno in NO_SPACE:
-            hint = "what was saved is intact: once there is space, the same command goes on"
         message = f"{cause}. {hint}" if hint else cause
         trace = "".join(traceback.format_exception(error))
         return self.end("failed", message, error=cause, hint=hint, traceback=trace)
@@ -201,7 +202,7 @@ class Attempt:
             self.write(state, **notes)
         except OSError as error:
             message += f"; and {self.files.status_path} could not be written ({error.strerror})"
-            state = "failed"
+            state = "interrupted" if error.errno in NO_SPACE else "failed"
         level = logging.INFO if EXIT_CODES[state] == 0 else logging.ERROR
         log.log(level, "%s", message, exc_info="traceback" in notes)
         return Outcome(state, message)

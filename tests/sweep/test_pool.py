@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -72,6 +73,24 @@ def test_no_job_takes_another_with_it(tmp_path: Path, num_jobs: int) -> None:
         assert ends[at + 1].strip().startswith("again: python -m trash_seg.train ")
         assert f"seed={seed}" in ends[at + 1]
     assert any("hydra.launcher.jobs_per_gpu" in line for line in ends)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_said_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    """The limit on the size of a file stands for the disk: no checkpoint fits."""
+    grid = (*QUICK, "training.epochs=1", "seed=1,2")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000_000, before[1]))
+    try:
+        full = run(*grid, cwd=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert full.code == 75, full.output
+    assert states(tmp_path) == {1: "interrupted", 2: "interrupted"}
+    assert "last.ckpt' (what was saved is intact: once there is space, the same command goes on)" in full.output
+    assert "0 done, 0 failed, 2 not finished" in full.output
+    assert run(*grid, cwd=tmp_path).code == 0
+    assert states(tmp_path) == {1: "done", 2: "done"}
 
 
 @pytest.mark.slow

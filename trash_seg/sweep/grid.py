@@ -198,7 +198,11 @@ def summarise(runs: Sequence[PlannedRun], dropped: Collection[str]) -> int:
     failed = {name: status for name, status in states.items() if status.get("state") in FAILED}
     left = [run for run in runs if run.reason is None and run.files.name not in dropped]
     open_runs = [run for run in left if not run.has_ended(states[run.files.name])]
-    lines = []
+    lines = [
+        f"{status['state']}: {run.files.name}: {status['error']} ({status['hint']})"
+        for run in open_runs
+        if (status := states[run.files.name]).get("hint")
+    ]
     for name, status in failed.items():
         hint = f" ({status['hint']})" if status.get("hint") else ""
         lines += [f"{status['state']}: {name}: {status['error']}{hint}", f"    again: {status['command']}"]
