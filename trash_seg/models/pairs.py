@@ -6,6 +6,7 @@ Imports neither torch nor SMP until a pair must be built that no table knows.
 import csv
 import functools
 import json
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,8 @@ from trash_seg.rundir import write_text
 
 if TYPE_CHECKING:
     from segmentation_models_pytorch.base import SegmentationModel
+
+log = logging.getLogger(__name__)
 
 TABLE_PATH = Path(__file__).with_name("pairs.csv")
 TABLE_CLASSES = 12
@@ -74,7 +77,14 @@ def facts(
     if missing:
         built = _build_all(missing, num_classes=num_classes, image_size=image_size, report=report)
         found |= built
-        cache.add(built)
+        try:
+            cache.add(built)
+        except OSError as error:
+            log.warning(
+                "runtime.cache_dir=%s: what is known of %d pairs cannot be kept there (%s); the next command builds "
+                "them again. Free some space, or choose another folder",
+                cache_dir, len(built), error.strerror or error,
+            )  # fmt: skip
     return {pair: found[pair] for pair in asked}
 
 
@@ -169,7 +179,7 @@ class _Cache:
     def read(self) -> dict[Pair, PairFacts]:
         try:
             rows = json.loads(self.path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):  # a damaged cache is no cache
+        except (OSError, ValueError):  # a damaged cache is no cache
             return {}
         return {Pair(*pair): PairFacts(*entry) for pair, entry in rows}
 
