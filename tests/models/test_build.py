@@ -7,9 +7,11 @@ import torch
 
 from tests.conftest import memory_for
 from trash_seg.compose import compose_config
+from trash_seg.config import EncoderConfig
 from trash_seg.errors import ConfigError, UnsupportedPairError, WeightsError, is_out_of_memory
 from trash_seg.models import pretrained
 from trash_seg.models.build import build_model
+from trash_seg.models.pretrained import check_listed
 
 
 def test_the_pair_is_smps_own_with_the_classes_of_the_data() -> None:
@@ -89,6 +91,7 @@ def test_a_cut_weights_file_is_named(tmp_path: Path) -> None:
 def test_without_folder_and_network_both_ways_out_are_named() -> None:
     with pytest.raises(WeightsError) as caught:
         build_model(compose_config(["encoder.weights=imagenet"]))
+    assert "the hub did not give them (LocalEntryNotFoundError: An error happened" in str(caught.value)
     assert "python -m trash_seg.weights fetch encoder=resnet18" in str(caught.value)
     assert "encoder.weights=null" in str(caught.value)
 
@@ -96,3 +99,15 @@ def test_without_folder_and_network_both_ways_out_are_named() -> None:
 def test_weights_that_smp_does_not_list_name_those_that_it_does() -> None:
     with pytest.raises(WeightsError, match="resnext101_32x4d has ssl, swsl, or null"):
         build_model(compose_config(["encoder=resnext101_32x4d", "encoder.weights=imagenet"]))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "weights", "message"),
+    [
+        ("tu-resnet26t", "nonsense", "tu-resnet26t has imagenet, or null"),
+        ("tu-coatnet_pico_rw_224", "imagenet", "tu-coatnet_pico_rw_224 has none: encoder.weights=null"),
+    ],
+)
+def test_weights_that_timm_does_not_have_are_refused(encoder: str, weights: str, message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
+        check_listed(EncoderConfig(encoder, weights))

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import safetensors.torch
 import segmentation_models_pytorch as smp
+import timm
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from trash_seg.config import Config, EncoderConfig
-from trash_seg.errors import WeightsError
+from trash_seg.errors import WeightsError, is_out_of_memory
 from trash_seg.rundir import write_atomically
 
 SMP_ENCODERS = smp.encoders.encoders
@@ -37,13 +38,14 @@ def load_pretrained(module: nn.Module, config: Config) -> None:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         state = download(config)
-    except (
-        Exception
-    ) as error:  # whatever the hub's client and its transport raise; the network was all that is new here
+    except Exception as error:  # whatever the hub's client and its transport raise
+        if is_out_of_memory(error):
+            raise
         looked = f"{path} does not exist" if path is not None else "runtime.weights_dir is not set"
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise WeightsError(
-            f"encoder.weights={encoder.weights}: no weights for {encoder.name}. {looked}, and the hub cannot be "
-            f"reached ({type(error).__name__}). Either bring them from a machine with a network (`{fetch} "
+            f"encoder.weights={encoder.weights}: no weights for {encoder.name}. {looked}, and the hub did not give "
+            f"them ({cause}). Either bring them from a machine with a network (`{fetch} "
             "runtime.weights_dir=DIR`) and give runtime.weights_dir=DIR here, or train from scratch: "
             "encoder.weights=null"
         ) from error
@@ -51,15 +53,18 @@ def load_pretrained(module: nn.Module, config: Config) -> None:
 
 
 def check_listed(encoder: EncoderConfig) -> None:
-    """Refuses a set of weights that SMP does not list.
+    """Refuses a set of weights that SMP does not list; of timm's encoders each has one set or none.
 
     Raises:
         WeightsError: With the sets that exist.
     """
-    if encoder.name in SMP_ENCODERS:
-        listed = list(SMP_ENCODERS[encoder.name]["pretrained_settings"])
-        if encoder.weights not in listed:
-            raise WeightsError(f"encoder.weights={encoder.weights}: {encoder.name} has {', '.join(listed)}, or null")
+    if encoder.name.startswith("tu-"):
+        listed = ["imagenet"] if timm.models.is_model_pretrained(encoder.name.removeprefix("tu-")) else []
+    else:
+        listed = list(SMP_ENCODERS.get(encoder.name, {}).get("pretrained_settings", ()))
+    if encoder.weights not in listed:
+        ways = f"{', '.join(listed)}, or null" if listed else "none: encoder.weights=null trains from scratch"
+        raise WeightsError(f"encoder.weights={encoder.weights}: {encoder.name} has {ways}")
 
 
 def download(config: Config) -> dict[str, Tensor]:
