@@ -137,7 +137,7 @@ class Attempt:
 
     def _choose_threads(self, before: dict[str, Any]) -> int | None:
         asked = self.config.runtime.num_threads
-        if not (self.files.last_path.exists() or self.files.previous_path.exists()):
+        if not self.files.has_checkpoint():
             return asked
         began_with: int | None = before.get("environment", {}).get("num_threads")
         if began_with is not None and asked not in (None, began_with):
@@ -156,7 +156,7 @@ class Attempt:
             UserError: The run began on other data.
         """
         began_on = self.status["data"] and self.status["data"]["fingerprint"]
-        if began_on not in (None, fingerprint) and self.files.last_path.exists():
+        if began_on not in (None, fingerprint) and self.files.has_checkpoint():
             raise UserError(
                 f"data.root={self.config.data.root}: this run began on other data (fingerprint {began_on}, now "
                 f"{fingerprint}); give another sweep.name, or move {self.files.path} away"

@@ -44,6 +44,10 @@ class RunDir:
         """`<encoder>-<decoder>-s<seed>-<hash>`."""
         return self.path.name
 
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on from, be it whole or not."""
+        return self.last_path.exists() or self.previous_path.exists()
+
     def read_status(self) -> dict[str, Any] | None:
         """The status, or None where there is none yet.
 

@@ -113,6 +113,17 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path: Path, monkey
     assert announced == []
 
 
+def test_a_damaged_checkpoint_does_not_take_the_place_of_the_whole_one(tmp_path: Path) -> None:
+    running, files = make_fit(tmp_path, []), RunDir(tmp_path)
+    for step in (1, 2):
+        checkpoint.write(files, checkpoint.collect(running.step, {"step": step}))
+    whole = files.previous_path.read_bytes()
+    files.last_path.write_bytes(b"")
+    assert checkpoint.load(files, step=running.step) == {"step": 1}
+    checkpoint.write(files, checkpoint.collect(running.step, {"step": 3}))
+    assert files.previous_path.read_bytes() == whole
+
+
 def test_an_epoch_is_recorded_though_the_next_diverges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "SAVES_BESIDE_TRAINING", ("cpu",))
     announced: list[list[int]] = []

@@ -86,9 +86,12 @@ class _HashingFile:
 def load(run_dir: RunDir, *, step: Step) -> dict[str, Any] | None:
     """Puts the newest whole checkpoint into `step`. A damaged file is reported, and the one before it used.
 
+    The damaged one is deleted: the next save would keep it in the place of the whole one.
+
     Returns:
         The `progress` that was saved, or None where there is no whole checkpoint.
     """
+    damaged = False
     for path in (run_dir.last_path, run_dir.previous_path):
         try:
             content = path.read_bytes()
@@ -100,12 +103,14 @@ def load(run_dir: RunDir, *, step: Step) -> dict[str, Any] | None:
             or content[DIGEST_LENGTH : DIGEST_LENGTH + 1] != b"\n"
         ):
             log.warning("%s is damaged: its checksum differs", path)
+            path.unlink()
+            damaged = True
             continue
         state = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
         _restore(step, state)
         log.info("checkpoint: %s", path)
         return state["progress"]  # type: ignore[no-any-return]
-    if run_dir.last_path.exists() or run_dir.previous_path.exists():
+    if damaged:
         log.warning("no whole checkpoint: starting anew")
     return None
 
