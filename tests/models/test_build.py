@@ -53,6 +53,25 @@ def test_a_decoder_option_that_reads_a_file_is_refused() -> None:
         build_model(compose_config(["+decoder.options.checkpoint_path=a.pth"]))
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("activation=softmax2d", "the losses take logits"),
+        ("aux_params={classes:2}", "the losses take one output"),
+        ("in_channels=4", "images have the 3 channels of RGB"),
+        ("classes=4", r"data\.classes decides it"),
+    ],
+)
+def test_an_option_that_would_break_later_is_refused(option: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"decoder\.options\.{option.partition('=')[0]}: {message}"):
+        build_model(compose_config([f"+decoder.options.{option}"]))
+
+
+def test_a_decoder_in_lower_case_takes_options() -> None:
+    model = build_model(compose_config(["decoder.name=unet", "+decoder.options.decoder_channels=[64,32,16,8,8]"]))
+    assert model.segmentation_head[0].in_channels == 8
+
+
 def test_weights_from_a_folder_need_no_network(tmp_path: Path) -> None:
     brought = smp.encoders.get_encoder("resnet18", weights=None).state_dict()
     config = compose_config(["encoder.weights=imagenet", f"runtime.weights_dir={tmp_path}"])

@@ -12,6 +12,14 @@ from trash_seg.models.pretrained import SMP_ENCODERS, load_pretrained
 
 FILE_OPTIONS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 """timm's: they would load weights from anywhere, in any format."""
+REFUSED_OPTIONS = {
+    **dict.fromkeys((*FILE_OPTIONS, "encoder_weights"), "weights come by encoder.weights"),
+    "activation": "the losses take logits",
+    "aux_params": "the losses take one output, the logits",
+    "in_channels": "images have the 3 channels of RGB",
+    "classes": "data.classes decides it",
+}
+"""Options that would build, and break later or quietly make the loss another."""
 
 
 def build_model(config: Config) -> smp.base.SegmentationModel:
@@ -45,12 +53,14 @@ def _create(config: Config) -> smp.base.SegmentationModel:
     if decoder.name.lower() not in smp.MODEL_ARCHITECTURES_MAPPING:
         raise ConfigError(f"decoder.name={decoder.name}: SMP has {', '.join(smp.MODEL_ARCHITECTURES_MAPPING)}")
     for option in decoder.options:
-        if option in FILE_OPTIONS:
-            raise ConfigError(f"decoder.options.{option}: weights come by encoder.weights")
+        if option in REFUSED_OPTIONS:
+            raise ConfigError(f"decoder.options.{option}: {REFUSED_OPTIONS[option]}")
     if decoder.options and not encoder.startswith("tu-"):  # SMP hands what it does not know to timm, or drops it
-        known = inspect.signature(getattr(smp, decoder.name)).parameters
+        architecture = smp.MODEL_ARCHITECTURES_MAPPING[decoder.name.lower()]
+        known = inspect.signature(architecture).parameters
         for option in decoder.options.keys() - known.keys():
-            raise ConfigError(f"decoder.options.{option}: smp.{decoder.name} has {', '.join(list(known)[4:])}")
+            offered = [name for name in known if name not in ("encoder_name", "kwargs", *REFUSED_OPTIONS)]
+            raise ConfigError(f"decoder.options.{option}: smp.{architecture.__name__} has {', '.join(offered)}")
     try:
         return smp.create_model(
             decoder.name, encoder, encoder_weights=None, classes=len(config.data.classes), **decoder.options
