@@ -171,8 +171,8 @@ def _sync_directory(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text atomically."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    """Writes UTF-8 text atomically; what of a file's name is no UTF-8 is written as an escape, as JSON knows it."""
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
 def _read_umask() -> int:

@@ -1,4 +1,6 @@
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +75,14 @@ def test_an_index_without_a_class_stops_training(root: Path) -> None:
     Image.fromarray(np.full((30, 40), 200, np.uint8)).save(root / "train" / "masks" / "4.png")
     with pytest.raises(DataError, match=r"masks/4\.png: holds index 200, data\.classes has 0 to 2"):
         open_folder(root)
+
+
+def test_a_name_that_is_no_utf_8_is_a_name(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind, suffix in (("images", b".jpg"), ("masks", b".png")):
+        folder = root / "train" / kind
+        (folder / f"0{suffix.decode()}").rename(folder / os.fsdecode(b"caf\xe9" + suffix))
+    assert os.fsdecode(b"train/images/caf\xe9.jpg") in open_folder(root).train.names
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["check", "data=folder", CLASSES, f"data.root={root}", "--out", "check"])
+    assert trash_seg.check.main() == 0
+    assert r"caf\udce9.jpg" in Path("check/check.html").read_text(encoding="utf-8")

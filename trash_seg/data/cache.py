@@ -79,12 +79,15 @@ def open_cache(
 
 
 def _key(unit: Unit, reader: SampleReader, class_indices: dict[str, Any]) -> str:
-    """Of everything that decides the content. The data folder itself is not in it, so a moved dataset fits too."""
+    """Of everything that decides the content. The data folder itself is not in it, so a moved dataset fits too.
+
+    Each file's time of modification is: a copy fits where it keeps that, as by `cp -a` or `rsync -t`.
+    """
     digest = hashlib.sha256()
     settings = [VERSION, reader.image_size, reader.overlap, reader.num_classes, class_indices, unit.name, unit.digest]
     digest.update(json.dumps(settings, sort_keys=True).encode())
     for record, stat in zip(unit.records, unit.stats, strict=True):
-        digest.update(f"\n{record.file_name}\t{stat}".encode())
+        digest.update(f"\n{record.file_name}\t{stat}".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
 
 

@@ -54,7 +54,7 @@ def read_folder(root: Path, name: str, *, findings: list[Finding]) -> tuple[list
     if not records:
         findings.append(Finding("empty-split", name, f"{name}: {folder / 'images'} holds no images [empty-split]"))
     names = "\n".join(record.file_name for record in records)
-    return records, hashlib.sha256(names.encode()).hexdigest()
+    return records, hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def read_mask(path: Path, *, num_classes: int) -> npt.NDArray[np.uint8]:

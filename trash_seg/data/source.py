@@ -206,5 +206,5 @@ def fingerprint(source: Source) -> str:
     for unit in source.units:
         digest.update(unit.digest.encode())
         for record, stat in zip(unit.records, unit.stats, strict=True):
-            digest.update(f"\n{record.file_name}\t{stat[0::2]}".encode())
+            digest.update(f"\n{record.file_name}\t{stat[0::2]}".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
