@@ -155,3 +155,19 @@ def test_the_photographs_check_clean_but_for_rare_classes(tmp_path: Path, data: 
     assert code == 0
     assert [finding["code"] for finding in content["findings"]] == ["absent-class"] * len(absent)
     assert all(name in f["message"] for name, f in zip(absent, content["findings"], strict=True))
+
+
+def test_uncompressed_images_are_the_same_only_where_every_byte_is(tmp_path: Path) -> None:
+    train, val = clean(tmp_path / "data")
+    images = tmp_path / "data" / "images"
+    picture = train.picture()
+    almost = picture.copy()
+    almost.putpixel((0, 0), tuple(255 - value for value in picture.getpixel((0, 0))))
+    for coco, name, content in ((train, "a", picture), (val, "b", picture), (val, "c", almost)):
+        coco.image(f"images/{name}.bmp", content)
+    assert len({(images / f"{name}.bmp").stat().st_size for name in "abc"}) == 1
+    train.write()
+    val.write()
+    _, content = check(tmp_path, "data=trash", f"data.root={tmp_path / 'data'}")
+    same = [(finding["image"], finding["other"]) for finding in content["findings"] if finding["code"] == "same-image"]
+    assert same == [("images/b.bmp", "images/a.bmp")]

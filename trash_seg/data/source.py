@@ -179,21 +179,36 @@ def check_header(path: Path, record: ImageRecord) -> Iterator[tuple[str, str]]:
 
 
 def find_same_images(source: Source) -> Iterator[Finding]:
-    """Images in two splits with the same bytes. Only files of equal size are read."""
-    by_size: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    """Images in two splits with the same bytes. Only files of equal size that agree in the middle are read whole."""
+    by_size: dict[object, list[tuple[str, str]]] = defaultdict(list)
     for name, part in source.parts.items():
         for index in part.indices:
             if part.unit.stats[index] and part.unit.stats[index][0] >= 0:
                 by_size[part.unit.stats[index][0]].append((name, part.unit.records[index].file_name))
-    for group in by_size.values():
-        if len({name for name, _ in group}) > 1:
-            yield from _compare_bytes(source, group)
+    for group in _in_two_splits(by_size):
+        by_middle: dict[object, list[tuple[str, str]]] = defaultdict(list)
+        for part_name, name in group:
+            by_middle[_read_middle(source.root / name)].append((part_name, name))
+        for alike in _in_two_splits(by_middle):
+            yield from _compare_bytes(source, alike)
+
+
+def _in_two_splits(groups: dict[object, list[tuple[str, str]]]) -> Iterator[list[tuple[str, str]]]:
+    return (group for group in groups.values() if len({part for part, _ in group}) > 1)
+
+
+def _read_middle(path: Path) -> bytes:
+    """A page of the file."""
+    with path.open("rb") as file:
+        file.seek(path.stat().st_size // 2)
+        return file.read(4096)
 
 
 def _compare_bytes(source: Source, group: Iterable[tuple[str, str]]) -> Iterator[Finding]:
     first: dict[bytes, tuple[str, str]] = {}
     for part, name in group:
-        digest = hashlib.sha256((source.root / name).read_bytes()).digest()
+        with (source.root / name).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
         other_part, other = first.setdefault(digest, (part, name))
         if other_part != part:
             text = f"{name} in {part} is the same image as {other} in {other_part} [same-image]"
