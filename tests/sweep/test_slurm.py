@@ -170,6 +170,24 @@ def test_ctrl_c_ends_the_watching_only_and_a_killed_job_is_seen(sweep: Sweep) ->
     assert f"its Slurm job {job['JobId']} ended FAILED" in status["error"]
 
 
+def test_a_cancelled_job_says_nothing_against_its_run_and_halving_waits_for_it(sweep: Sweep) -> None:
+    grid = ("decoder=FPN", "hydra/sweeper=halving", "training.epochs=2", "seed=1", "optimizer.lr=1e-3,1e-4")
+    process = sweep.start(*grid, "hydra.launcher.array_parallelism=1")
+    wait_until(lambda: len(sweep.jobs()) == 2, seconds=120, what="one job that runs and one that waits")
+    (waiting,) = (job for job in sweep.jobs() if job["ArrayTaskId"] == "1")
+    assert waiting["JobState"] == "PENDING"
+    sweep.slurm("scancel", f"{waiting['ArrayJobId']}_1")
+    output = process.communicate()[0]
+    assert process.returncode == 75, output
+    assert re.search(r"interrupted .*0 of 2 epochs done \(its Slurm job \d+_1 ended CANCELLED\)", output)
+    assert "pruned at epoch 1: " not in output
+    assert "0 done, 0 failed, 2 not finished" in output
+    assert [(status["state"], status["epoch"]) for status in statuses(sweep.folder).values()] == [("pruned", 1)]
+    again = sweep.run(*grid)
+    assert again.code == 0, again.output
+    assert "1 done, 1 pruned, 0 failed, 0 not finished" in again.output
+
+
 def test_what_slurm_refuses_is_said_in_a_line(sweep: Sweep) -> None:
     answer = sweep.run("training.epochs=1", "seed=1", "hydra.launcher.partition=nowhere")
     assert answer.code != 0

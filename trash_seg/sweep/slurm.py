@@ -28,6 +28,9 @@ from trash_seg.sweep.plan import FAILED, PlannedRun
 from trash_seg.sweep.view import View
 from trash_seg.sweep.worker import record_end, run_composed
 
+INTERRUPTED = ("BOOT_FAIL", "CANCELLED", "DEADLINE", "NODE_FAIL", "PREEMPTED", "TIMEOUT")
+"""Slurm's states of jobs that were ended from outside."""
+
 
 class SlurmRun:
     """What submitit stores and a node calls: one run of the sweep."""
@@ -195,27 +198,34 @@ def _watch(runs: Iterable[PlannedRun], queue: Queue, view: View, poll_seconds: f
 
 
 def _settle_lost(run: PlannedRun, job_id: str | None, view: View) -> None:
+    state, cause = _end_of(job_id)
     try:
         status = run.files.read_status()
         if status is None or status["state"] == "running":
-            record_end(run.config, run.files, overrides=run.overrides, cause=_end_of(job_id))
+            record_end(run.config, run.files, overrides=run.overrides, state=state, cause=cause)
             status = run.files.read_status()
     except (OSError, ValueError) as error:  # not the same as none: nothing is written over it
-        status = {"state": "failed", "error": f"{_end_of(job_id)}; and its status cannot be used ({error})"}
-    view.end(run, status or {"state": "failed", "error": "no status was written"})
+        status = {"state": "failed", "error": f"{cause}; and its status cannot be used ({error})"}
+    view.end(run, status or {"state": state, "error": cause})
 
 
-def _end_of(job_id: str | None) -> str:
-    """How Slurm says that a job ended, while it remembers."""
+def _end_of(job_id: str | None) -> tuple[str, str]:
+    """How Slurm says that a job ended, while it remembers: the state of a run that could not say so itself, the cause.
+
+    One that a person or the cluster has ended is to be continued; it says nothing against the run.
+    """
     job = f"its Slurm job {job_id}"
+    lost = "failed", f"{job} has left the queue"
     if job_id is None:
-        return f"{job} has left the queue"
+        return lost
     try:
         words = _ask("scontrol", "show", "job", "--oneliner", job_id).split()
     except UserError:
-        return f"{job} has left the queue"
-    state = next((word.partition("=")[2] for word in words if word.startswith("JobState=")), "")
-    return f"{job} ended {state}" if state else f"{job} has left the queue"
+        return lost
+    ended = next((word.partition("=")[2] for word in words if word.startswith("JobState=")), "")
+    if not ended:
+        return lost
+    return "interrupted" if ended in INTERRUPTED else "failed", f"{job} ended {ended}"
 
 
 def _max_array_size() -> int:

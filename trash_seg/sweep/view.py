@@ -56,7 +56,7 @@ class View:
         best = status.get("best")
         match status["state"]:
             case "interrupted":
-                what = f"{status.get('epoch', 0)} of {run.config.training.epochs} epochs done"
+                what = f"{status.get('epoch', 0)} of {run.config.training.epochs} epochs done ({status['error']})"
             case "done" | "pruned":
                 what = f"mIoU {best['miou']:.4f} at epoch {best['epoch']}" if best else ""
             case _:

@@ -115,8 +115,24 @@ def describe_exit(exit_code: int) -> tuple[str, str | None]:
     return f"killed by signal {-exit_code} ({name})", hint if name == "SIGKILL" else None
 
 
-def record_end(config: Config, files: RunDir, *, overrides: Sequence[str], cause: str, hint: str | None = None) -> bool:
-    """Writes `failed` with the cause for a run whose process is gone without a word.
+def record_end(
+    config: Config,
+    files: RunDir,
+    *,
+    overrides: Sequence[str],
+    cause: str,
+    hint: str | None = None,
+    state: str = "failed",
+) -> bool:
+    """Writes how a run has ended whose process is gone without a word.
+
+    Args:
+        config: Of the run.
+        files: Its directory.
+        overrides: What makes it by itself.
+        cause: Why it ended.
+        hint: A way out.
+        state: `failed`, or `interrupted` where it is to go on; one that has no status yet then gets none.
 
     Returns:
         False where another process has the run by now; then nothing is written.
@@ -132,8 +148,8 @@ def record_end(config: Config, files: RunDir, *, overrides: Sequence[str], cause
         status = files.read_status()
         notes = {"error": cause, "hint": hint, "traceback": None}
         if status is not None and status["state"] == "running":
-            files.write_status({**status, "state": "failed", **notes})
-        else:  # it died before it wrote anything
+            files.write_status({**status, "state": state, **notes})
+        elif state == "failed":  # it died before it wrote anything
             attempt = Attempt(config, files, stop=StopRequest(), overrides=overrides, before=status)
             attempt.write("failed", error=cause, hint=hint)
     finally:
