@@ -43,7 +43,8 @@ class StopRequest:
 def stop_on_signals(stop: StopRequest) -> Iterator[None]:
     """Turns the stop signals into a request for as long as the block runs; a second SIGINT ends it at once.
 
-    Outside the main thread no handler can be set, and none is.
+    What is ignored, as Ctrl-C is in a script's background, stays so. Outside the main thread no handler can be set, and
+    none is.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -56,7 +57,8 @@ def stop_on_signals(stop: StopRequest) -> Iterator[None]:
         if not stop.waits:
             stop.raise_reason()
 
-    before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
+    heard = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heard}
     try:
         yield
     finally:

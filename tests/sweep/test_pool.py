@@ -153,6 +153,39 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Signa
 
 
 @pytest.mark.slow
+def test_under_nohup_a_sweep_outlives_its_terminal(tmp_path: Path) -> None:
+    """And where its launcher ignores Ctrl-C as well, as in a script's background, its jobs still hear the launcher."""
+    ignoring = tmp_path / "ignoring.py"
+    ignoring.write_text(
+        "import runpy, signal\n"
+        "for number in (signal.SIGHUP, signal.SIGINT): signal.signal(number, signal.SIG_IGN)\n"
+        "if __name__ == '__main__': runpy.run_module('trash_seg.train', run_name='__main__')\n"
+    )
+    process = start(
+        *QUICK, "training.epochs=500", "seed=1,2", "hydra.launcher.num_jobs=1", cwd=tmp_path, script=ignoring
+    )
+
+    def after(epoch: int) -> int:
+        """Waits for a later epoch. Returns it."""
+        epochs = [epoch]
+
+        def passed() -> bool:
+            epochs.extend(status["epoch"] for status in statuses(tmp_path).values())
+            return max(epochs) > epoch
+
+        wait_until(passed, seconds=120, what=f"an epoch after {epoch}")
+        return max(epochs)
+
+    epoch = 0
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        epoch = after(epoch)
+        process.send_signal(number)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 75, output
+    assert list(states(tmp_path).values()) == ["interrupted"]
+
+
+@pytest.mark.slow
 def test_jobs_whose_launcher_is_killed_save_and_leave(tmp_path: Path) -> None:
     process = start(*QUICK, "training.epochs=500", "seed=1,2", "hydra.launcher.num_jobs=2", cwd=tmp_path)
     wait_until(lambda: list(states(tmp_path).values()) == ["running"] * 2, seconds=120, what="two running jobs")

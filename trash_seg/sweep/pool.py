@@ -24,6 +24,7 @@ from trash_seg.sweep.plan import PlannedRun
 from trash_seg.sweep.view import View
 from trash_seg.sweep.worker import Slot, describe_exit, record_end, work
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TICK_SECONDS = 0.5
 """Between two looks at the running jobs."""
 ELSEWHERE_SECONDS = 2.0
@@ -151,7 +152,9 @@ class Pool:
         def handle(_number: int, _frame: FrameType | None) -> None:
             self._stops += 1
 
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        # What is ignored was meant to be: SIGHUP under nohup, SIGINT in a script's background.
+        heard = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, handle) for number in heard}
         try:
             yield
         finally:

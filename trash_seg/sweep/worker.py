@@ -77,6 +77,7 @@ def work(
 ) -> None:
     """The main function of a job's process. Sends the outcome's state and message, if it lives to do so."""
     os.setsid()  # Ctrl-C reaches the launcher alone, which asks each job to stop once
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # by SIGINT, which the launcher may itself ignore
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see pool.launch
     threading.Thread(target=_stop_without_launcher, daemon=True).start()
     if slot.gpu is not None:
