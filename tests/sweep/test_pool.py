@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -136,14 +137,20 @@ def test_ctrl_c_saves_although_nobody_reads_the_output(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("send", "number"),
+    [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM), (os.killpg, signal.SIGTERM), (os.killpg, signal.SIGHUP)],
+    ids=["Ctrl-C", "kill", "kill of the group", "terminal closed"],
+)
+def test_asked_to_stop_it_saves_and_says_how_to_go_on(
+    tmp_path: Path, send: Callable[[int, int], None], number: signal.Signals
+) -> None:
     grid = (*QUICK, "training.epochs=40", "seed=1,2", "hydra.launcher.num_jobs=1")
     process = start(*grid, cwd=tmp_path)
     wait_until(
         lambda: any(status["epoch"] >= 1 for status in statuses(tmp_path).values()), seconds=120, what="an epoch"
     )
-    process.send_signal(number)
+    send(process.pid, number)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 75, output
     assert list(states(tmp_path).values()) == ["interrupted"]

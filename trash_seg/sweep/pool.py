@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import forkserver, get_context
+from multiprocessing import forkserver, get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from types import FrameType
@@ -22,9 +22,8 @@ from trash_seg.job import LEASE_SECONDS
 from trash_seg.sweep.machine import slots
 from trash_seg.sweep.plan import PlannedRun
 from trash_seg.sweep.view import View
-from trash_seg.sweep.worker import Slot, describe_exit, record_end, work
+from trash_seg.sweep.worker import STOP_SIGNALS, Slot, describe_exit, record_end, work
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TICK_SECONDS = 0.5
 """Between two looks at the running jobs."""
 ELSEWHERE_SECONDS = 2.0
@@ -99,10 +98,10 @@ class Pool:
         job.process.join()
         self._jobs.remove(job)
         self._free.appendleft(job.slot)
-        try:
-            state, message = job.answer.recv()
-        except EOFError:
-            state, message = None, ""
+        state, message = None, ""
+        with contextlib.suppress(EOFError):
+            if job.answer.poll():  # it says nothing where the fork server has died and the job itself still works
+                state, message = job.answer.recv()
         job.answer.close()
         if state is None and self._stops:
             return self._view.say(f"{job.run.files.name}: stopped")
@@ -194,10 +193,13 @@ def launch(
         if value is not None and value < 1:
             raise ConfigError(f"hydra.launcher.{key}={value}: must be >= 1")
     get_context("forkserver").set_forkserver_preload(["trash_seg.sweep.preload"])
-    # The server inherits the mask and never sees Ctrl-C; a job takes it off once it is out of the terminal's reach.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # The server inherits the mask and never sees what is sent to the whole process group, as by Ctrl-C or by a terminal
+    # that closes; a job takes it off once it is out of reach.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    resource_tracker.ensure_running()  # else the server starts it, and it takes a part of the mask off
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     forkserver.ensure_running()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     shares = slots(
         device=str(master.runtime.device), num_jobs=num_jobs, jobs_per_gpu=jobs_per_gpu, num_runs=len(runs),
         memory=max((run.predicted_memory for run in runs if run.predicted_memory), default=None),

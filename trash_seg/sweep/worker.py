@@ -23,6 +23,9 @@ from trash_seg.job import LEASE_SECONDS, patience, run
 from trash_seg.rundir import RunDir
 from trash_seg.stop import StopRequest
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends a sweep from a terminal, or with it."""
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -78,7 +81,7 @@ def work(
     """The main function of a job's process. Sends the outcome's state and message, if it lives to do so."""
     os.setsid()  # Ctrl-C reaches the launcher alone, which asks each job to stop once
     signal.signal(signal.SIGINT, signal.default_int_handler)  # by SIGINT, which the launcher may itself ignore
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see pool.launch
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # see pool.launch
     threading.Thread(target=_stop_without_launcher, daemon=True).start()
     if slot.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = slot.gpu
