@@ -188,6 +188,17 @@ def test_a_cancelled_job_says_nothing_against_its_run_and_halving_waits_for_it(s
     assert "1 done, 1 pruned, 0 failed, 0 not finished" in again.output
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_a_run_may_use_all_cores_of_its_job(sweep: Sweep) -> None:
+    process = sweep.start("decoder=FPN", "training.epochs=300", "seed=1", "hydra.launcher.cpus_per_task=2")
+    wait_until(lambda: any(epoch >= 1 for epoch in sweep.epochs()), seconds=120, what="an epoch")
+    assert len(os.sched_getaffinity(sweep.process_on_the_node())) == 2
+    (job,) = sweep.jobs()
+    sweep.slurm("scancel", job["JobId"])
+    output = process.communicate()[0]
+    assert process.returncode == 75, output
+
+
 def test_what_slurm_refuses_is_said_in_a_line(sweep: Sweep) -> None:
     answer = sweep.run("training.epochs=1", "seed=1", "hydra.launcher.partition=nowhere")
     assert answer.code != 0

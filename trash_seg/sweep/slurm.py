@@ -109,14 +109,7 @@ class Queue:
             self.folder / "%j", cluster="slurm", slurm_max_num_timeout=settings["max_num_timeout"]
         )
         try:
-            executor.update_parameters(
-                **{
-                    key if key in _GENERAL else f"slurm_{key}": value
-                    for key, value in settings.items()
-                    if key != "max_num_timeout" and value is not None
-                },
-                name=name,
-            )
+            executor.update_parameters(**_parameters(settings), name=name)
             with executor.batch():
                 for run in runs:
                     executor.submit(SlurmRun(context, master, run.overrides))
@@ -126,6 +119,16 @@ class Queue:
 
 _GENERAL = ("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "stderr_to_stdout")
 """What submitit names alike for every executor."""
+
+
+def _parameters(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The launcher's settings as submitit takes them."""
+    given = {key: value for key, value in settings.items() if key != "max_num_timeout" and value is not None}
+    if (
+        "cpus_per_task" in given
+    ):  # since Slurm 22.05 srun does not take it from sbatch: nodes that bind to cores give one
+        given["srun_args"] = [f"--cpus-per-task={given['cpus_per_task']}", *given.get("srun_args", ())]
+    return {key if key in _GENERAL else f"slurm_{key}": value for key, value in given.items()}
 
 
 def launch(
