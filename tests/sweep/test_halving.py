@@ -194,7 +194,9 @@ def test_halving_works_with_hydras_own_launcher(tmp_path: Path) -> None:
 
 def test_what_halving_cannot_compare(train: Train) -> None:
     for overrides, words in (
-        (("training.epochs=2,3",), "training.epochs=2, 3: halving compares runs of one length"),
+        (("training.epochs=8,10",), "training.epochs=8, 10: halving compares runs of one length"),
+        (("training.image_size=32,64",), "training.image_size=32, 64: halving compares runs of one image size"),
+        (("data.split_seed=1,2",), "data.split_seed=1, 2: halving compares runs of one dataset and split"),
         (("sweep.stop_epoch=1",), "sweep.stop_epoch: hydra/sweeper=halving sets it itself"),
         (("hydra.sweeper.first_epochs=0",), "hydra.sweeper.first_epochs=0: must be >= 1"),
     ):

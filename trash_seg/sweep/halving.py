@@ -9,11 +9,12 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from statistics import fmean
 
 from rich import get_console
 
+from trash_seg.config import OUTSIDE_IDENTITY, Config
 from trash_seg.errors import ConfigError
 from trash_seg.sweep.grid import Launch
 from trash_seg.sweep.plan import FAILED, Plan, PlannedRun
@@ -49,18 +50,20 @@ class Halving:
         """How many configurations each rung trains.
 
         Raises:
-            ConfigError: Runs of several lengths, or somebody else sets `sweep.stop_epoch`.
+            ConfigError: Runs whose scores cannot be compared, or somebody else sets `sweep.stop_epoch`.
         """
         runs = _competitors(plan)
         if any(run.config.sweep.stop_epoch is not None for run in runs):
             raise ConfigError("sweep.stop_epoch: hydra/sweeper=halving sets it itself")
-        lengths = {run.config.training.epochs for run in runs}
-        if len(lengths) > 1:
-            text = ", ".join(str(length) for length in sorted(lengths))
-            raise ConfigError(f"training.epochs={text}: halving compares runs of one length; sweep over one at a time")
-        if not runs:
+        settings = [_common(run.config) for run in runs]
+        if not settings:
             return []
-        (epochs,), num = lengths, len({run.config.hash for run in runs})
+        for key, (_, kind) in settings[0].items():
+            values = {str(setting[key][0]) for setting in settings}
+            if len(values) > 1:
+                text = ", ".join(sorted(values, key=lambda value: (len(value), value)))
+                raise ConfigError(f"{key}={text}: halving compares runs of one {kind}; sweep over one at a time")
+        epochs, num = runs[0].config.training.epochs, len({run.config.hash for run in runs})
         seeds, steps, total, before = len(runs) / num, [], 0, 0
         for rung in rungs(epochs, first=self.first_epochs):
             steps.append(f"{num} to epoch {rung}")
@@ -95,6 +98,16 @@ class Halving:
 def _competitors(plan: Plan) -> list[PlannedRun]:
     """Those that are to run, longest first, and those that did what they could: each counts at the rungs it reached."""
     return [*plan.to_run, *(run for run in plan.runs if run.reason is not None and run.state in ("done", *FAILED))]
+
+
+def _common(config: Config) -> dict[str, tuple[object, str]]:
+    """What runs must share for one score to be better than another: key → value, and what it decides."""
+    data = {f"data.{field.name}": getattr(config.data, field.name) for field in fields(config.data)}
+    return {
+        "training.epochs": (config.training.epochs, "length"),
+        "training.image_size": (config.training.image_size, "image size"),
+        **{key: (value, "dataset and split") for key, value in data.items() if key not in OUTSIDE_IDENTITY},
+    }
 
 
 def _until(run: PlannedRun, epoch: int) -> PlannedRun:
