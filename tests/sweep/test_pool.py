@@ -18,6 +18,8 @@ import pytest
 from tests.conftest import ROOT, Completed, Train, command_environment
 from tests.sweep.cluster import wait_until
 from trash_seg.compose import compose_config
+from trash_seg.rundir import RunDir
+from trash_seg.sweep.worker import record_end
 
 QUICK = (
     "-m", "encoder=resnet18", "decoder=FPN", "training.image_size=64", "runtime.device=cpu", "runtime.num_threads=1",
@@ -250,6 +252,22 @@ def test_gpus_are_handed_out_round_robin(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [slot.gpu for slot in machine.slots(device="cpu", num_jobs=3, jobs_per_gpu=2, memory=None, num_runs=9)] == [
         None
     ] * 3
+
+
+def test_what_a_run_has_said_of_its_end_stands(tmp_path: Path) -> None:
+    """As where its process crashes on its way out."""
+    config = compose_config([])
+    for state, stands in (
+        ("done", "done"), ("pruned", "pruned"), ("unsupported", "unsupported"), ("running", "failed"),
+        ("interrupted", "failed"),
+    ):  # fmt: skip
+        files = RunDir(tmp_path / state)
+        files.path.mkdir()
+        files.write_status({"state": state, "error": "as it was", "environment": {"host": None}})
+        assert record_end(config, files, overrides=[], cause="killed") == stands
+        status = files.read_status()
+        assert status is not None
+        assert (status["state"], status["error"]) == (stands, "killed" if stands == "failed" else "as it was")
 
 
 @pytest.mark.slow

@@ -39,3 +39,10 @@ def test_the_time_left_counts_only_what_was_done_here(tmp_path: Path, monkeypatc
         runs[1].files.write_status({"state": "running", "epoch": 0})
         shown.update(running=runs[1:], elsewhere=[], pending=[])
         assert "about 1:40:00 left" in output.getvalue()  # 10 epochs in 10 minutes
+
+
+def test_a_pruned_run_that_does_not_say_its_epoch(tmp_path: Path) -> None:
+    output = io.StringIO()
+    run = SimpleNamespace(files=RunDir(tmp_path / "one"), work=SimpleNamespace(units=1.0))
+    view.View(Console(file=output, width=200), total=1).end(run, {"state": "pruned", "error": "could not be written"})
+    assert "at epoch ? (1 of 1): one" in output.getvalue()

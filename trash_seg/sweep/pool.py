@@ -123,10 +123,9 @@ class Pool:
         """Writes down the end of a job that could not do so itself. Returns the run's state and the cause."""
         try:
             config, overrides = job.run.config, job.run.overrides
-            recorded = record_end(config, job.run.files, overrides=overrides, cause=cause, hint=hint)
+            return record_end(config, job.run.files, overrides=overrides, cause=cause, hint=hint), cause
         except (OSError, ValueError) as error:
             return "failed", f"{cause}; and its status could not be written ({error})"
-        return ("failed" if recorded else "running"), cause
 
     def _look_elsewhere(self) -> None:
         """Runs that have ended elsewhere are settled; those whose holder is gone come back to the queue."""

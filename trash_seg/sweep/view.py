@@ -50,7 +50,7 @@ class View:
     def end(self, run: PlannedRun, status: dict[str, Any]) -> None:
         """A run has ended, here or elsewhere."""
         # Whether one that halving has stopped at a rung is pruned shows when all are there.
-        state = f"at epoch {status['epoch']}" if status["state"] == "pruned" else status["state"]
+        state = f"at epoch {status.get('epoch', '?')}" if status["state"] == "pruned" else status["state"]
         self._ended[state] += 1
         self._units_done += run.work.units * (1 - self._before.get(run.files.name, 0))
         best = status.get("best")

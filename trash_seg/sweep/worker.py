@@ -25,6 +25,8 @@ from trash_seg.stop import StopRequest
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What ends a sweep from a terminal, or with it."""
+ENDED = ("done", "pruned", "unsupported")
+"""States that a process which dies after it has written them does not change."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,8 @@ def record_end(
     cause: str,
     hint: str | None = None,
     state: str = "failed",
-) -> bool:
-    """Writes how a run has ended whose process is gone without a word.
+) -> str:
+    """Writes how a run has ended whose process is gone without a word, unless it has said so after all.
 
     Args:
         config: Of the run.
@@ -139,23 +141,24 @@ def record_end(
         state: `failed`, or `interrupted` where it is to go on; one that has no status yet then gets none.
 
     Returns:
-        False where another process has the run by now; then nothing is written.
+        The state that stands; `running` where another process has the run by now.
     """
     files.path.mkdir(parents=True, exist_ok=True)
-    status = files.read_status()
+    before = files.read_status()
     lease = SoftFileLease(files.lock_path, lease_duration=LEASE_SECONDS)
     try:
-        lease.acquire(timeout=patience(status))
+        lease.acquire(timeout=patience(before))
     except Timeout:
-        return False
+        return "running"
     try:
         status = files.read_status()
-        notes = {"error": cause, "hint": hint, "traceback": None}
         if status is not None and status["state"] == "running":
-            files.write_status({**status, "state": state, **notes})
+            files.write_status({**status, "state": state, "error": cause, "hint": hint, "traceback": None})
+        elif status is not None and (status != before or status["state"] in ENDED):  # by the process itself, or another
+            return str(status["state"])
         elif state == "failed":  # it died before it wrote anything
             attempt = Attempt(config, files, stop=StopRequest(), overrides=overrides, before=status)
             attempt.write("failed", error=cause, hint=hint)
     finally:
         lease.release()
-    return True
+    return state
