@@ -254,6 +254,14 @@ def test_gpus_are_handed_out_round_robin(monkeypatch: pytest.MonkeyPatch) -> Non
     ] * 3
 
 
+def test_every_mig_instance_is_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For one process CUDA counts one of them, so that asking it would leave the others idle."""
+    from trash_seg.sweep import machine
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a,MIG-b")
+    assert machine.visible_gpus() == ["MIG-a", "MIG-b"]
+
+
 def test_what_a_run_has_said_of_its_end_stands(tmp_path: Path) -> None:
     """As where its process crashes on its way out."""
     config = compose_config([])

@@ -38,6 +38,8 @@ def slots(*, device: str, num_jobs: int | None, jobs_per_gpu: int, memory: float
 def visible_gpus() -> Sequence[str]:
     """What `CUDA_VISIBLE_DEVICES` may name, asked in a process of its own: CUDA that has started cannot be forked."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None and given.startswith("MIG-"):  # of which CUDA counts only the first for one process
+        return given.split(",")
     with ProcessPoolExecutor(1, mp_context=get_context("forkserver")) as pool:
         count = pool.submit(_count_gpus).result()
     return given.split(",")[:count] if given else [str(index) for index in range(count)]
