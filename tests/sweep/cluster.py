@@ -40,6 +40,7 @@ MpiDefault=none
 KillWait=20
 MinJobAge=3600
 MaxArraySize=4
+JobRequeue=0
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
 SlurmctldPidFile={folder}/slurmctld.pid

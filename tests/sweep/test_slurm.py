@@ -15,6 +15,7 @@ from tests.sweep.cluster import needs_slurm, running_cluster, wait_until
 from tests.sweep.test_halving import GRID, check_finished
 from tests.sweep.test_pool import statuses
 from trash_seg.rundir import TIME_COLUMNS, RunDir
+from trash_seg.sweep.slurm import _asks_for_gpus, _parameters
 
 pytestmark = [pytest.mark.slurm, needs_slurm]
 QUICK = ("-m", "encoder=resnet18", "training.image_size=64")
@@ -99,6 +100,9 @@ def test_a_failed_run_fails_in_slurm_and_hides_no_other(sweep: Sweep) -> None:
     assert answer.code == 1, answer.output
     assert "4 left out: SMP cannot build them" in answer.output
     assert "4 submitted" in answer.output
+    assert (
+        "no GPU is asked for, so runs train on the CPU (hydra.launcher.gpus_per_node=1 asks for one)" in answer.output
+    )
     assert "2 done, 2 failed, 0 not finished" in answer.output
     jobs = sweep.jobs()
     assert sorted(job["JobState"] for job in jobs) == ["COMPLETED", "COMPLETED", "FAILED", "FAILED"]
@@ -107,6 +111,7 @@ def test_a_failed_run_fails_in_slurm_and_hides_no_other(sweep: Sweep) -> None:
     again = sweep.run(*grid, "decoder=FPN,DPT")
     assert again.code == 1  # what failed has not become good
     assert "0 to run" in again.output
+    assert "no GPU is asked for" not in again.output
     assert len(sweep.jobs()) == 4
 
 
@@ -197,6 +202,19 @@ def test_a_run_may_use_all_cores_of_its_job(sweep: Sweep) -> None:
     sweep.slurm("scancel", job["JobId"])
     output = process.communicate()[0]
     assert process.returncode == 75, output
+
+
+def test_whether_a_job_may_be_requeued_and_has_a_gpu_is_the_users_to_say() -> None:
+    """The cluster of these tests forbids requeueing where nothing is said."""
+    for extra, options in (
+        ({}, {"requeue": True}),
+        ({"no-requeue": True}, {"no-requeue": True}),
+        ({"requeue": False}, {}),
+    ):
+        assert _parameters({"additional_parameters": extra})["slurm_additional_parameters"] == options
+    for given in ({"gpus_per_node": 1}, {"gres": "gpu:1"}, {"additional_parameters": {"gpus-per-task": 1}}):
+        assert _asks_for_gpus(given)
+    assert not _asks_for_gpus({"gpus_per_node": None, "partition": "gpu", "additional_parameters": {}})
 
 
 def test_what_slurm_refuses_is_said_in_a_line(sweep: Sweep) -> None:

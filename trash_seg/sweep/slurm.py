@@ -128,7 +128,15 @@ def _parameters(settings: Mapping[str, Any]) -> dict[str, Any]:
         "cpus_per_task" in given
     ):  # since Slurm 22.05 srun does not take it from sbatch: nodes that bind to cores give one
         given["srun_args"] = [f"--cpus-per-task={given['cpus_per_task']}", *given.get("srun_args", ())]
+    extra = given.get("additional_parameters", {})
+    extra = {"requeue": "no-requeue" not in extra, **extra}  # at the end of its time; a site's default may forbid it
+    given["additional_parameters"] = {key: value for key, value in extra.items() if value is not False}
     return {key if key in _GENERAL else f"slurm_{key}": value for key, value in given.items()}
+
+
+def _asks_for_gpus(settings: Mapping[str, Any]) -> bool:
+    asked = {**settings, **(settings.get("additional_parameters") or {})}
+    return any(value for key, value in asked.items() if any(word in key for word in ("gpu", "gres", "tres")))
 
 
 def launch(
@@ -161,6 +169,8 @@ def launch(
         if new:
             queue.submit(new, context=context, master=master, settings=settings)
     view.say(f"Slurm: {len(new)} submitted, {len(runs) - len(new)} queued or running before; logs in {queue.folder}")
+    if new and master.runtime.device == "auto" and not _asks_for_gpus(settings):
+        view.say("Slurm: no GPU is asked for, so runs train on the CPU (hydra.launcher.gpus_per_node=1 asks for one)")
     try:
         with view:
             _watch(runs, queue, view, poll_seconds)
