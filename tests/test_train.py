@@ -18,6 +18,7 @@ import torch
 from filelock import SoftFileLease
 
 from tests.conftest import TINY, Completed, Train, command_environment, memory_for
+from trash_seg.attempt import Attempt
 from trash_seg.job import LEASE_SECONDS
 from trash_seg.rundir import METRICS, TIME_COLUMNS, RunDir
 
@@ -148,6 +149,21 @@ def test_asked_to_stop_it_saves_and_says_so(
     assert train(*TINY).code == 0
     assert history(only_run(tmp_path)) == history(finished_run)
     assert same_weights(only_run(tmp_path), finished_run)
+
+
+def test_what_breaks_after_a_signal_is_an_interruption(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_down(attempt: Attempt) -> None:
+        attempt.stop.waits = True
+        signal.raise_signal(signal.SIGTERM)
+        raise RuntimeError("DataLoader worker is killed")
+
+    monkeypatch.setattr(Attempt, "train", break_down)
+    completed = train(*TINY)
+    assert completed.code == 75
+    assert "interrupted (SIGTERM), not saved (DataLoader worker is killed)" in completed.output
+    assert RunDir(only_run(tmp_path)).read_status()["state"] == "interrupted"
 
 
 def unfinish(run: Path) -> RunDir:

@@ -121,6 +121,11 @@ class Attempt:
             if isinstance(error, OSError) and error.errno in NO_SPACE:
                 hint = "what was saved is intact: once there is space, the same command goes on"
                 return self.end("interrupted", f"interrupted ({error}). {hint}", error=str(error), hint=hint)
+            asked = self.stop.reason
+            if asked is not None:  # what was signalled has broken on its way out
+                hint = "the same command goes on from the checkpoint before"
+                message = f"interrupted ({asked}), not saved ({error}); {hint}"
+                return self.end("interrupted", message, error=asked, traceback=_trace(error))
             return self.fail(error)
         epoch, epochs = self.status["epoch"], self.config.training.epochs
         if epoch < epochs:
@@ -185,8 +190,7 @@ class Attempt:
         elif isinstance(error, RuntimeError) and "does not have a deterministic implementation" in str(error):
             hint = "training.deterministic=false trains this network"
         message = f"{cause}. {hint}" if hint else cause
-        trace = "".join(traceback.format_exception(error))
-        return self.end("failed", message, error=cause, hint=hint, traceback=trace)
+        return self.end("failed", message, error=cause, hint=hint, traceback=_trace(error))
 
     def write(self, state: str, **extra: str | None) -> None:
         """Writes the status."""
@@ -211,6 +215,10 @@ class Attempt:
 def describe_result(best: dict[str, Any], files: RunDir) -> str:
     """The best mIoU, and where history and picture lie."""
     return f"mIoU {best['miou']:.4f} at epoch {best['epoch']}\n  {files.history_path}\n  {files.picture_path}"
+
+
+def _trace(error: Exception) -> str:
+    return "".join(traceback.format_exception(error))
 
 
 def _now() -> str:

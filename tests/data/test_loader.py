@@ -1,3 +1,7 @@
+import os
+import signal
+from multiprocessing import active_children
+
 import numpy as np
 import pytest
 import torch
@@ -41,6 +45,19 @@ def test_shapes_types_and_memory_order(dataset: Dataset) -> None:
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_workers_change_nothing(dataset: Dataset, num_workers: int) -> None:
     assert batches(training(dataset, num_workers=num_workers), 2) == batches(training(dataset), 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR2])
+def test_workers_leave_signals_to_the_run(dataset: Dataset, number: signal.Signals) -> None:
+    """In mid-epoch, as when one goes to the whole process group; at its end they leave all the same."""
+    epoch = training(dataset, num_workers=1).epoch(2)
+    next(epoch)
+    (worker,) = active_children()
+    assert worker.pid is not None
+    os.kill(worker.pid, number)
+    assert len(list(epoch)) == training(dataset).num_batches - 1
+    worker.join()
+    assert worker.exitcode == 0
 
 
 def test_a_resume_changes_nothing(dataset: Dataset) -> None:

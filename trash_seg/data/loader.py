@@ -1,5 +1,6 @@
 """Batches of a split. What a batch holds depends on (seed, epoch, batch) alone."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -103,8 +104,18 @@ class Loader:
             own = torch.Generator()
             method = "fork" if sys.platform == "linux" else None  # others would give each worker a copy of the samples
             yield from DataLoader(
-                batches, batch_size=None, num_workers=self.num_workers, generator=own, multiprocessing_context=method
-            )
+                batches, batch_size=None, num_workers=self.num_workers, generator=own, multiprocessing_context=method,
+                worker_init_fn=_leave_signals_to_the_run,
+            )  # fmt: skip
+
+
+def _leave_signals_to_the_run(_worker: int) -> None:
+    """A scheduler and a terminal signal all processes at once: a worker that died of it would keep the run from saving.
+
+    Workers leave when the run tells them to, or is gone.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Batches(Dataset[Batch]):
