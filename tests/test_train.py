@@ -251,6 +251,25 @@ def test_what_runs_elsewhere_is_left_alone(train: Train, finished_sweep: Path, t
     assert files.status_path.read_bytes() == before
 
 
+def test_a_holder_that_has_gone_silent_is_succeeded(
+    train: Train, finished_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process cannot be said to be dead, as that of a container which has started anew; here it is only stopped."""
+    monkeypatch.setattr("trash_seg.job.LEASE_SECONDS", 3.0)
+    shutil.copytree(finished_sweep / "outputs", tmp_path / "outputs")
+    files = unfinish(only_run(tmp_path))
+    code = "import sys; from filelock import SoftFileLease; lock = SoftFileLease(sys.argv[1], lease_duration=3.0); "
+    code += "lock.acquire(); print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(files.lock_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        holder.send_signal(signal.SIGSTOP)
+        completed = train(*TINY)
+        holder.kill()
+    assert completed.code == 0, completed.output
+    assert files.read_status()["state"] == "done"
+
+
 def check_failure(completed: Completed, folder: Path, message: str) -> None:
     assert completed.code == 1
     assert message in completed.output

@@ -1,7 +1,8 @@
 """One run, from a Config to a finished directory. Knows no Hydra, and imports torch only once there is work to do."""
 
 import logging
-import socket
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def _run(config: Config, files: RunDir, *, overrides: Sequence[str]) -> Outcome:
 
     lease = SoftFileLease(files.lock_path, lease_duration=LEASE_SECONDS, on_compromise=lose)
     try:
-        lease.acquire(timeout=patience(status))
+        take(lease)
     except Timeout:
         outcome = Outcome("running", f"{files.path}: another process is working on it; left alone")
         log.info(outcome.message)
@@ -81,10 +82,31 @@ def _run(config: Config, files: RunDir, *, overrides: Sequence[str]) -> Outcome:
         lease.release()
 
 
-def patience(status: dict[str, Any] | None) -> float:
-    """Seconds to wait for a run's lock. A holder that died here is noticed at once, one elsewhere by silence."""
-    elsewhere = status is not None and status["environment"]["host"] not in (None, socket.gethostname())
-    return LEASE_SECONDS * 1.2 if elsewhere else 2.0
+def take(lease: SoftFileLease) -> None:
+    """Acquires a run's lock, once it is sure that nobody works on the run.
+
+    A holder that died on this machine is noticed at once. Of any other, as on another machine or in a container that
+    has started anew under its old name, only silence says that it is gone; one that works renews the lock.
+
+    Raises:
+        Timeout: The holder works.
+    """
+    before, end = _renewed(lease), time.monotonic() + LEASE_SECONDS * 1.2
+    while True:
+        try:
+            lease.acquire(timeout=2.0)
+        except Timeout:
+            if time.monotonic() > end or _renewed(lease) not in (None, before):
+                raise
+        else:
+            return
+
+
+def _renewed(lease: SoftFileLease) -> int | None:
+    try:
+        return os.stat(lease.lock_file).st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def _finished(config: Config, files: RunDir, status: dict[str, Any]) -> Outcome:

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, open_dict
 from trash_seg.attempt import Attempt, Outcome
 from trash_seg.compose import user_message
 from trash_seg.config import Config, register, to_config
-from trash_seg.job import LEASE_SECONDS, patience, run
+from trash_seg.job import LEASE_SECONDS, run, take
 from trash_seg.rundir import RunDir
 from trash_seg.stop import StopRequest
 
@@ -147,7 +147,7 @@ def record_end(
     before = files.read_status()
     lease = SoftFileLease(files.lock_path, lease_duration=LEASE_SECONDS)
     try:
-        lease.acquire(timeout=patience(before))
+        take(lease)
     except Timeout:
         return "running"
     try:
