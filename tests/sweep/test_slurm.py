@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -215,6 +216,36 @@ def test_whether_a_job_may_be_requeued_and_has_a_gpu_is_the_users_to_say() -> No
     for given in ({"gpus_per_node": 1}, {"gres": "gpu:1"}, {"additional_parameters": {"gpus-per-task": 1}}):
         assert _asks_for_gpus(given)
     assert not _asks_for_gpus({"gpus_per_node": None, "partition": "gpu", "additional_parameters": {}})
+
+
+def wrap_sbatch(sweep: Sweep, then: str) -> None:
+    """Puts a program before sbatch that submits and then does something more."""
+    folder = sweep.folder / "bin"
+    folder.mkdir()
+    (folder / "sbatch").write_text(f'#!/bin/sh\n{shutil.which("sbatch")} "$@" {then}\n')
+    (folder / "sbatch").chmod(0o755)
+    sweep.environment = {**sweep.environment, "PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def test_ctrl_c_in_the_midst_of_submitting_leaves_whole_jobs(sweep: Sweep) -> None:
+    wrap_sbatch(sweep, "&& kill -INT $PPID")
+    grid = ("decoder=FPN", "training.epochs=1", "seed=1,2")
+    stopped = sweep.run(*grid)
+    assert stopped.code == 75, stopped.output
+    assert "the jobs go on (scancel " in stopped.output
+    assert len(sweep.jobs()) == 2
+    again = sweep.run(*grid)
+    assert again.code == 0, again.output
+    assert "0 submitted, 2 queued or running before" in again.output
+
+
+def test_what_was_submitted_in_part_is_cancelled(sweep: Sweep) -> None:
+    """Here submitit cannot read the job's number, and so cannot say what the job is to run."""
+    wrap_sbatch(sweep, ">/dev/null; echo welcome")
+    answer = sweep.run("decoder=FPN", "training.epochs=1", "seed=1,2")
+    assert answer.code == 2, answer.output
+    assert "sbatch does not say the job's number; it was cancelled" in answer.output.splitlines()[-1]
+    wait_until(lambda: {job["JobState"] for job in sweep.jobs()} == {"CANCELLED"}, seconds=60, what="cancelled jobs")
 
 
 def test_what_slurm_refuses_is_said_in_a_line(sweep: Sweep) -> None:

@@ -12,7 +12,8 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from trash_seg.job import LEASE_SECONDS, RunFailed
 from trash_seg.rundir import RunDir, write_text
 from trash_seg.sweep.plan import FAILED, PlannedRun
 from trash_seg.sweep.view import View
-from trash_seg.sweep.worker import record_end, run_composed
+from trash_seg.sweep.worker import STOP_SIGNALS, record_end, run_composed
 
 INTERRUPTED = ("BOOT_FAIL", "CANCELLED", "DEADLINE", "NODE_FAIL", "PREEMPTED", "TIMEOUT")
 """Slurm's states of jobs that were ended from outside."""
@@ -108,13 +109,20 @@ class Queue:
         executor = submitit.AutoExecutor(
             self.folder / "%j", cluster="slurm", slurm_max_num_timeout=settings["max_num_timeout"]
         )
+        submitted = False
         try:
             executor.update_parameters(**_parameters(settings), name=name)
             with executor.batch():
                 for run in runs:
                     executor.submit(SlurmRun(context, master, run.overrides))
+            submitted = True
         except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
             raise UserError(f"hydra/launcher=slurm: sbatch refuses the job: {_last_line(str(error))}") from error
+        except submitit.core.utils.FailedSubmissionError as error:
+            raise UserError("hydra/launcher=slurm: sbatch does not say the job's number; it was cancelled") from error
+        finally:
+            if not submitted:  # what is in the queue all the same would wait in vain for what it is to run
+                subprocess.run(["scancel", f"--name={name}"], capture_output=True, check=False)
 
 
 _GENERAL = ("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "stderr_to_stdout")
@@ -163,15 +171,20 @@ def launch(
     queue = Queue(runs[0].files.path.parent)
     queue.folder.mkdir(parents=True, exist_ok=True)
     view = View(get_console(), total=len(runs))
-    with queue.lock:  # of two copies of a command, the second finds what the first has submitted
-        queued = queue.jobs()
-        new = [run for run in runs if run.files.name not in queued]
-        if new:
-            queue.submit(new, context=context, master=master, settings=settings)
-    view.say(f"Slurm: {len(new)} submitted, {len(runs) - len(new)} queued or running before; logs in {queue.folder}")
-    if new and master.runtime.device == "auto" and not _asks_for_gpus(settings):
-        view.say("Slurm: no GPU is asked for, so runs train on the CPU (hydra.launcher.gpus_per_node=1 asks for one)")
     try:
+        with queue.lock:  # of two copies of a command, the second finds what the first has submitted
+            queued = queue.jobs()
+            new = [run for run in runs if run.files.name not in queued]
+            if new:
+                with _signals_wait():
+                    queue.submit(new, context=context, master=master, settings=settings)
+        view.say(
+            f"Slurm: {len(new)} submitted, {len(runs) - len(new)} queued or running before; logs in {queue.folder}"
+        )
+        if new and master.runtime.device == "auto" and not _asks_for_gpus(settings):
+            view.say(
+                "Slurm: no GPU is asked for, so runs train on the CPU (hydra.launcher.gpus_per_node=1 asks for one)"
+            )
         with view:
             _watch(runs, queue, view, poll_seconds)
     except KeyboardInterrupt:
@@ -179,6 +192,22 @@ def launch(
         view.say("no longer watching" + (f"; the jobs go on (scancel {' '.join(ids)} ends them)" if ids else ""))
         return False
     return True
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """An array is submitted whole: a signal that comes meanwhile takes effect at the end of the block."""
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in STOP_SIGNALS}
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # for sbatch, which Ctrl-C reaches as well
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for asked in came:
+            signal.raise_signal(asked)
 
 
 def _watch(runs: Iterable[PlannedRun], queue: Queue, view: View, poll_seconds: float) -> None:
