@@ -132,9 +132,8 @@ _GENERAL = ("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "
 def _parameters(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The launcher's settings as submitit takes them."""
     given = {key: value for key, value in settings.items() if key != "max_num_timeout" and value is not None}
-    if (
-        "cpus_per_task" in given
-    ):  # since Slurm 22.05 srun does not take it from sbatch: nodes that bind to cores give one
+    if "cpus_per_task" in given:
+        # Since Slurm 22.05 srun does not take it from sbatch, and nodes that bind to cores give it one.
         given["srun_args"] = [f"--cpus-per-task={given['cpus_per_task']}", *given.get("srun_args", ())]
     extra = given.get("additional_parameters", {})
     extra = {"requeue": "no-requeue" not in extra, **extra}  # at the end of its time; a site's default may forbid it
@@ -183,7 +182,7 @@ def launch(
         )
         if new and master.runtime.device == "auto" and not _asks_for_gpus(settings):
             view.say(
-                "Slurm: no GPU is asked for, so runs train on the CPU (hydra.launcher.gpus_per_node=1 asks for one)"
+                "Slurm: no GPU is asked for, so runs train on the CPU; hydra.launcher.gpus_per_node=1 asks for one"
             )
         with view:
             _watch(runs, queue, view, poll_seconds)
