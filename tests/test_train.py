@@ -1,11 +1,14 @@
 """One run through the real command line: what it leaves, how it goes on, what bad input gets."""
 
+import fcntl
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -134,7 +137,7 @@ def test_killed_in_mid_epoch_it_goes_on_bit_for_bit(train: Train, tmp_path: Path
     assert not list(only_run(tmp_path).glob(".*.tmp"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP])
 def test_asked_to_stop_it_saves_and_says_so(
     train: Train, finished_run: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -149,6 +152,23 @@ def test_asked_to_stop_it_saves_and_says_so(
     assert train(*TINY).code == 0
     assert history(only_run(tmp_path)) == history(finished_run)
     assert same_weights(only_run(tmp_path), finished_run)
+
+
+def test_a_run_whose_terminal_closes_saves(tmp_path: Path) -> None:
+    terminal, command = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trash_seg.train", *TINY], cwd=tmp_path, env=command_environment(), stdin=command,
+        stdout=command, stderr=command, start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(command)
+    shown = b""
+    while b"epoch 1/2  train loss" not in shown:
+        shown += os.read(terminal, 4096)
+    os.close(terminal)
+    assert process.wait() == 75
+    status = RunDir(only_run(tmp_path)).read_status()
+    assert (status["state"], status["error"], status["traceback"]) == ("interrupted", "SIGHUP", None)
+    assert RunDir(only_run(tmp_path)).has_checkpoint()
 
 
 def test_what_breaks_after_a_signal_is_an_interruption(

@@ -8,8 +8,8 @@ from types import FrameType
 
 from trash_seg.errors import LockLostError, RunInterrupted
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-"""Ctrl-C, a scheduler's end of time, and what submitit sends before it."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
+"""Ctrl-C, a scheduler's end of time, what submitit sends before it, and a terminal that closes."""
 
 
 class StopRequest:

@@ -1,5 +1,6 @@
 """The bar that a person sees while a run trains."""
 
+import contextlib
 from types import TracebackType
 from typing import Self
 
@@ -30,7 +31,8 @@ class RunProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        with contextlib.suppress(OSError):  # the terminal may be gone, which is no reason to fail
+            self._bar.stop()
 
     def advance(self, epoch: int, activity: str) -> None:
         """One batch more.
