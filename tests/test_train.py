@@ -92,6 +92,7 @@ def test_the_same_command_finds_its_finished_run(train: Train, finished_sweep: P
     assert RunDir(only_run(tmp_path)).last_path.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_runtime_changes_no_bit(train: Train, tmp_path: Path) -> None:
     """With a decoder that has dropout: workers and checkpoints must leave its stream of random numbers alone."""
     dropout = ["decoder=FPN", "training.epochs=1"]
@@ -119,6 +120,7 @@ def wait_for_checkpoints(process: subprocess.Popen[str], cwd: Path, number: int)
         time.sleep(0.005)  # leave the processor to the run
 
 
+@pytest.mark.slow
 def test_killed_in_mid_epoch_it_goes_on_bit_for_bit(train: Train, tmp_path: Path) -> None:
     """With dropout and workers, whose random numbers a resume must find again."""
     dropout = ["decoder=FPN", "runtime.num_workers=1"]
@@ -137,7 +139,13 @@ def test_killed_in_mid_epoch_it_goes_on_bit_for_bit(train: Train, tmp_path: Path
     assert not list(only_run(tmp_path).glob(".*.tmp"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)),
+    ],
+)
 def test_asked_to_stop_it_saves_and_says_so(
     train: Train, finished_run: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -154,6 +162,7 @@ def test_asked_to_stop_it_saves_and_says_so(
     assert same_weights(only_run(tmp_path), finished_run)
 
 
+@pytest.mark.slow
 def test_a_run_whose_terminal_closes_saves(tmp_path: Path) -> None:
     terminal, command = pty.openpty()
     process = subprocess.Popen(
@@ -210,6 +219,7 @@ def killed_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cwd
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage", [lambda c: c[: len(c) // 2], lambda c: b"", flip_one_bit], ids=["cut", "empty", "bit"]
 )
@@ -260,6 +270,7 @@ def test_a_checkpoint_with_foreign_objects_is_not_unpickled(train: Train, finish
     assert "Weights only load failed" in files.read_status()["error"]
 
 
+@pytest.mark.slow
 def test_what_runs_elsewhere_is_left_alone(train: Train, finished_sweep: Path, tmp_path: Path) -> None:
     shutil.copytree(finished_sweep / "outputs", tmp_path / "outputs")
     files = unfinish(only_run(tmp_path))
@@ -420,6 +431,7 @@ def test_a_lost_lock_ends_the_run_without_another_write(
     assert RunDir(only_run(tmp_path)).read_status()["state"] == "running"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [20000, 60000])
 def test_a_full_disk_leaves_the_checkpoint_before(train: Train, tmp_path: Path, kilobytes: int) -> None:
     """The limit on the size of a file stands for the disk: the next checkpoint does not fit."""

@@ -134,6 +134,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on(tmp_path: Path, caplog: pytest.
     assert caches(tmp_path) == [] and not list(tmp_path.glob(".samples-*.tmp"))
 
 
+@pytest.mark.slow
 def test_without_file_locks_nobody_waits_for_a_process_killed_elsewhere(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,7 @@ def state(path: Path) -> dict[str, Any]:
     return loaded
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_the_epoch_as_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first epoch's checkpoint is written only once the second is trained."""
     announced: list[list[int]] = []
@@ -79,6 +80,7 @@ def test_what_is_saved_is_the_epoch_as_it_ended(tmp_path: Path, monkeypatch: pyt
             assert all(torch.equal(tensor, other[part][name]) for name, tensor in one[part].items())
 
 
+@pytest.mark.slow
 def test_epochs_that_end_during_a_save_are_saved_with_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     announced: list[list[int]] = []
     make_fit(tmp_path / "plain", announced, epochs=4).run()

@@ -101,9 +101,7 @@ def test_a_failed_run_fails_in_slurm_and_hides_no_other(sweep: Sweep) -> None:
     assert answer.code == 1, answer.output
     assert "4 left out: SMP cannot build them" in answer.output
     assert "4 submitted" in answer.output
-    assert (
-        "no GPU is asked for, so runs train on the CPU; hydra.launcher.gpus_per_node=1 asks for one" in answer.output
-    )
+    assert "no GPU is asked for, so runs train on the CPU; hydra.launcher.gpus_per_node=1 asks for one" in answer.output
     assert "2 done, 2 failed, 0 not finished" in answer.output
     jobs = sweep.jobs()
     assert sorted(job["JobState"] for job in jobs) == ["COMPLETED", "COMPLETED", "FAILED", "FAILED"]
