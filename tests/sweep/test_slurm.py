@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,10 @@ class Sweep:
         def reached() -> bool:
             for job in self.jobs():
                 if job["JobState"] == "PENDING":
-                    self.slurm("scontrol", "update", f"JobId={job['JobId']}", "StartTime=now", f"TimeLimit={minutes}")
+                    with suppress(subprocess.CalledProcessError):  # it may have started since; else it is asked again
+                        self.slurm(
+                            "scontrol", "update", f"JobId={job['JobId']}", "StartTime=now", f"TimeLimit={minutes}"
+                        )
             return any(status["attempts"] >= number for status in statuses(self.folder).values())
 
         wait_until(reached, seconds=240, what=f"attempt {number}")
@@ -141,7 +145,7 @@ def test_requeued_and_out_of_time_a_run_goes_on_as_if_unbroken(sweep: Sweep, tmp
 
 
 def test_jobs_outlive_their_submitter_and_are_found_again(sweep: Sweep) -> None:
-    grid = ("decoder=FPN", "training.epochs=3", "seed=1,2,3")
+    grid = ("decoder=FPN", "training.epochs=20", "seed=1,2,3")  # none ends before the second command looks
     process = sweep.start(*grid)
     wait_until(lambda: len(sweep.epochs()) >= 2, seconds=120, what="running jobs")
     process.kill()
