@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -40,11 +40,22 @@ class StopRequest:
 
 
 @contextmanager
+def handling(numbers: Iterable[signal.Signals], handle: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Handles signals within the block; what is ignored, as SIGHUP under nohup or Ctrl-C in a script, stays so."""
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def stop_on_signals(stop: StopRequest) -> Iterator[None]:
     """Turns the stop signals into a request for as long as the block runs; a second SIGINT ends it at once.
 
-    What is ignored, as Ctrl-C is in a script's background, stays so. Outside the main thread no handler can be set, and
-    none is.
+    Outside the main thread no handler can be set, and none is.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -57,10 +68,5 @@ def stop_on_signals(stop: StopRequest) -> Iterator[None]:
         if not stop.waits:
             stop.raise_reason()
 
-    heard = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, handle) for number in heard}
-    try:
+    with handling(STOP_SIGNALS, handle):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -75,7 +75,7 @@ class Replicates:
 
     def _find_unstable(self) -> Mask:
         """None where these are many, or the best is one of them: then the others are the exception."""
-        stable, none = self._shows.copy(), np.zeros(len(self.means), dtype=bool)
+        stable = self._shows.copy()
         most = max(1, int(MOST_UNSTABLE * stable.sum()))
         variance = np.where(stable, self._squares / np.maximum(self._df, 1), 0)
         while stable.sum() > 1:
@@ -84,12 +84,13 @@ class Replicates:
             others[worst] = False
             df = self._df[others].sum()
             ratio = variance[worst] * df / self._squares[others].sum()
-            if special.fdtrc(self._df[worst], df, ratio) > RARE / len(none):
+            if special.fdtrc(self._df[worst], df, ratio) > RARE / len(stable):
                 break
             stable = others
         unstable = self._shows & ~stable
-        many = unstable.sum() > most
-        return none if many or unstable[self.means == self.means.max(initial=0)].any() else unstable
+        if unstable.sum() > most or unstable[self.means == self.means.max(initial=0)].any():
+            unstable[:] = False
+        return unstable
 
     def like(self, needed: Mask, pool: Mask | None = None) -> Mask:
         """Those of a pool (k,), by default all, whose replicates give the sigma of the needed ones (k,).

@@ -19,6 +19,7 @@ from rich import get_console
 
 from trash_seg.errors import ConfigError
 from trash_seg.job import LEASE_SECONDS
+from trash_seg.stop import handling
 from trash_seg.sweep.machine import slots
 from trash_seg.sweep.plan import PlannedRun
 from trash_seg.sweep.view import View
@@ -150,14 +151,8 @@ class Pool:
         def handle(_number: int, _frame: FrameType | None) -> None:
             self._stops += 1
 
-        # What is ignored was meant to be: SIGHUP under nohup, SIGINT in a script's background.
-        heard = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, handle) for number in heard}
-        try:
+        with handling(STOP_SIGNALS, handle):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _stop(self) -> None:
         """Passes on what was asked since the last look."""

@@ -25,6 +25,7 @@ from rich import get_console
 from trash_seg.errors import ConfigError, UserError
 from trash_seg.job import LEASE_SECONDS, RunFailed
 from trash_seg.rundir import RunDir, write_text
+from trash_seg.stop import handling
 from trash_seg.sweep.plan import FAILED, PlannedRun
 from trash_seg.sweep.view import View
 from trash_seg.sweep.worker import STOP_SIGNALS, record_end, run_composed
@@ -197,14 +198,14 @@ def launch(
 def _signals_wait() -> Iterator[None]:
     """An array is submitted whole: a signal that comes meanwhile takes effect at the end of the block."""
     came: list[int] = []
-    before = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in STOP_SIGNALS}
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # for sbatch, which Ctrl-C reaches as well
     try:
-        yield
+        with handling(STOP_SIGNALS, lambda number, _frame: came.append(number)):
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # for sbatch, which Ctrl-C reaches as well
+            try:
+                yield
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        for number, handler in before.items():
-            signal.signal(number, handler)
         for asked in came:
             signal.raise_signal(asked)
 
