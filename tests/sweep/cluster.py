@@ -1,4 +1,8 @@
-"""A Slurm of the tests' own: one node, this machine, with its own keys, ports and folder."""
+"""A Slurm of the tests' own: one node, this machine, with its own keys, ports and folder.
+
+A requeued job waits until the credentials of its former start have expired (`cred_expire`, two minutes by default). One
+that is made to start sooner is now and then killed: "Job credential revoked".
+"""
 
 import os
 import shutil
@@ -25,14 +29,14 @@ SlurmUser=root
 SlurmctldPort={controller_port}
 SlurmdPort={node_port}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=15
 CryptoType=crypto/munge
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/affinity
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerType=sched/backfill
-SchedulerParameters=sched_interval=2,bf_interval=2,requeue_delay=1
+SchedulerParameters=sched_interval=2,bf_interval=2
 ReturnToService=2
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none

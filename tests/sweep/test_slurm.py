@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -36,12 +35,23 @@ class Sweep:
     def __init__(self, cluster: dict[str, str], folder: Path) -> None:
         self.environment = {**cluster, **command_environment(), "SLURM_CONF": cluster["SLURM_CONF"]}
         self.folder = folder
+        self.processes: list[subprocess.Popen[str]] = []
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "trash_seg.train", *QUICK, *SLURM, *arguments], cwd=self.folder,
             env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+    def clean_up(self) -> None:
+        """What a failed test leaves takes no core, and no line of output, from the next."""
+        for process in self.processes:
+            with process:  # closes its pipe
+                process.kill()
+        for name in self.names():
+            self.slurm("scancel", f"--name={name}")
 
     def run(self, *arguments: str) -> Completed:
         process = self.start(*arguments)
@@ -51,9 +61,13 @@ class Sweep:
     def slurm(self, *command: str) -> str:
         return subprocess.run(command, env=self.environment, text=True, capture_output=True, check=True).stdout
 
+    def names(self) -> set[str]:
+        """Of this sweep's submissions."""
+        return {path.stem for path in (self.folder / "outputs" / "default" / ".submitit").glob("*.json")}
+
     def jobs(self) -> list[dict[str, str]]:
         """Of this sweep, each as Slurm's own fields."""
-        names = {path.stem for path in (self.folder / "outputs" / "default" / ".submitit").glob("*.json")}
+        names = self.names()
         lines = self.slurm("scontrol", "show", "job", "--oneliner").splitlines()
         jobs = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines if "JobName" in line]
         return [job for job in jobs if job["JobName"] in names]
@@ -66,19 +80,12 @@ class Sweep:
             for path in paths
         }
 
-    def wait_for_attempt(self, number: int, *, minutes: int) -> None:
-        """Slurm holds a requeued job back for two minutes; here it may start at once, with another time limit."""
-
-        def reached() -> bool:
-            for job in self.jobs():
-                if job["JobState"] == "PENDING":
-                    with suppress(subprocess.CalledProcessError):  # it may have started since; else it is asked again
-                        self.slurm(
-                            "scontrol", "update", f"JobId={job['JobId']}", "StartTime=now", f"TimeLimit={minutes}"
-                        )
-            return any(status["attempts"] >= number for status in statuses(self.folder).values())
-
-        wait_until(reached, seconds=240, what=f"attempt {number}")
+    def wait_for_attempt(self, number: int) -> None:
+        wait_until(
+            lambda: any(status["attempts"] >= number for status in statuses(self.folder).values()),
+            seconds=240,
+            what=f"attempt {number}",
+        )
 
     def process_on_the_node(self) -> int:
         """The process id of the one job that runs."""
@@ -95,8 +102,10 @@ class Sweep:
 
 
 @pytest.fixture
-def sweep(cluster: dict[str, str], tmp_path: Path) -> Sweep:
-    return Sweep(cluster, tmp_path)
+def sweep(cluster: dict[str, str], tmp_path: Path) -> Iterator[Sweep]:
+    sweep = Sweep(cluster, tmp_path)
+    yield sweep
+    sweep.clean_up()
 
 
 def test_a_failed_run_fails_in_slurm_and_hides_no_other(sweep: Sweep) -> None:
@@ -124,8 +133,9 @@ def test_requeued_and_out_of_time_a_run_goes_on_as_if_unbroken(sweep: Sweep, tmp
     wait_until(lambda: max(sweep.epochs(), default=0) >= 1, seconds=120, what="an epoch")
     (job,) = sweep.jobs()
     sweep.slurm("scontrol", "requeue", job["JobId"])
-    sweep.wait_for_attempt(2, minutes=1)
-    sweep.wait_for_attempt(3, minutes=30)  # the second was ended by its minute
+    sweep.wait_for_attempt(2)
+    sweep.wait_for_attempt(3)  # the second was ended by its minute
+    sweep.slurm("scontrol", "update", f"JobId={job['JobId']}", "TimeLimit=30")
     epoch = sweep.epochs()[0]
     wait_until(lambda: sweep.epochs()[0] > epoch, seconds=120, what="an epoch of the third attempt")
     assert int(sweep.jobs()[0]["Restarts"]) == 2
