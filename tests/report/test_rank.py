@@ -8,7 +8,7 @@ from tests.report.simulate import CLASSES, configuration, write_run, write_sweep
 from trash_seg.report import rank
 from trash_seg.report.board import Board, Row
 from trash_seg.report.collect import collect
-from trash_seg.report.stats import MARGIN
+from trash_seg.report.noise import MARGIN
 
 
 def build(sweep_dir: Path, *, rank_by: str = "best", sigma: float | None = None, margin: float = MARGIN) -> Board:

@@ -11,6 +11,7 @@ from scipy.stats import t as student
 
 from tests.report.simulate import SIGMA
 from trash_seg.report import stats
+from trash_seg.report.noise import MARGIN, Replicates
 
 NUM_CONFIGURATIONS, NUM_SEEDS = 40, 3
 
@@ -58,8 +59,8 @@ def simulate(
     hits = np.zeros(4)
     for _ in range(num):
         scores = [rng.normal(*of) for of in zip(truth, sigmas, counts, strict=True)]
-        replicates = stats.Replicates(scores)
-        worse, _ = stats.separated(replicates, np.arange(len(scores)), margin=stats.MARGIN)
+        replicates = Replicates(scores)
+        worse, _ = stats.separated(replicates, np.arange(len(scores)), margin=MARGIN)
         leader = int(np.argmax(replicates.means))
         naive = naive_tests(scores, leader)
         hits += [

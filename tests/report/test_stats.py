@@ -6,12 +6,9 @@ import statsmodels.api as sm
 from scipy.stats import multivariate_t, norm
 from statsmodels.stats.multitest import multipletests
 
+from tests.report.test_noise import noise_of, replicates
 from trash_seg.report import stats
-
-
-def replicates(counts: list[int], *, seed: int = 0) -> list[np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return [rng.normal(0.4 + 0.01 * i, 0.008, n) for i, n in enumerate(counts)]
+from trash_seg.report.noise import ALPHA, MARGIN, Noise, Replicates, spreads_more
 
 
 def fit(scores: list[np.ndarray]):
@@ -20,35 +17,29 @@ def fit(scores: list[np.ndarray]):
     return sm.OLS(np.concatenate(scores), np.eye(len(scores))[groups]).fit()
 
 
-def noise_of(scores: list[np.ndarray], *, sigma: float | None = None) -> stats.Noise:
-    """Needed for all of them."""
-    together = stats.Replicates(scores, sigma=sigma)
-    return together.noise(together.like(np.ones(len(scores), dtype=bool)))
-
-
-def with_means(means: list[float], num: int) -> stats.Replicates:
+def with_means(means: list[float], num: int) -> Replicates:
     """So many seeds each, known noise of 0.008."""
-    return stats.Replicates([np.full(num, mean) for mean in means], sigma=0.008)
+    return Replicates([np.full(num, mean) for mean in means], sigma=0.008)
 
 
-def tier_numbers(replicates: stats.Replicates, *, margin: float = 0.004) -> list[int]:
+def tier_numbers(replicates: Replicates, *, margin: float = 0.004) -> list[int]:
     numbers = np.zeros(len(replicates.means), dtype=int)
     for number, tier in enumerate(stats.tiers(replicates, margin=margin), 1):
         numbers[tier.members] = number
     return numbers.tolist()
 
 
-def believed(replicates: stats.Replicates) -> stats.Posterior:
-    return stats.posterior(replicates, stats.tiers(replicates, margin=stats.MARGIN))
+def believed(replicates: Replicates) -> stats.Posterior:
+    return stats.posterior(replicates, stats.tiers(replicates, margin=MARGIN))
 
 
 def test_noise_and_intervals_equal_those_of_statsmodels() -> None:
     scores = replicates([3, 1, 5, 2])
     model = fit(scores)
     noise = noise_of(scores)
-    replicated = stats.Replicates(scores)
+    replicated = Replicates(scores)
     intervals = np.empty((4, 2))
-    for tier in stats.tiers(replicated, margin=stats.MARGIN):
+    for tier in stats.tiers(replicated, margin=MARGIN):
         intervals[tier.members] = np.stack(tier.intervals(replicated.means), axis=1)
     assert noise.sigma == pytest.approx(np.sqrt(model.mse_resid))
     assert noise.df == model.df_resid
@@ -59,36 +50,9 @@ def test_noise_and_intervals_equal_those_of_statsmodels() -> None:
 def test_probability_of_outperforming_of_three_is_the_one_sided_t_test_of_statsmodels() -> None:
     scores = replicates([3, 2, 4])
     test = fit(scores).t_test([1, 0, -1])
-    p = stats.probability_better(believed(stats.Replicates(scores)))
+    p = stats.probability_better(believed(Replicates(scores)))
     assert p[0, 2] == pytest.approx(norm.cdf(norm.ppf(float(test.pvalue) / 2)))  # the first is lower
     assert np.allclose(p + p.T, 1)
-
-
-def test_the_interval_of_sigma_covers_it() -> None:
-    covered = 0
-    for seed in range(400):
-        noise = noise_of(replicates([3] * 6, seed=seed))
-        covered += noise.low <= 0.008 <= noise.high
-    assert 0.95 - 3 * np.sqrt(0.05 * 0.95 / 400) <= covered / 400
-
-
-@pytest.mark.parametrize(
-    ("scores", "why"),
-    [
-        ([[0.4], [0.5]], "no configuration has two"),
-        ([[0.4, 0.4], [0.5, 0.5]], "identical"),
-    ],
-)
-def test_without_measured_noise_it_is_assumed_and_said(scores: list[list[float]], why: str) -> None:
-    noise = noise_of([np.array(s) for s in scores])
-    assert noise.assumed
-    assert noise.sigma == stats.ASSUMED_SIGMA
-    assert why in noise.why
-
-
-def test_a_given_sigma_is_used_as_an_assumption() -> None:
-    noise = noise_of(replicates([3, 3]), sigma=0.02)
-    assert (noise.sigma, noise.df, noise.assumed) == (0.02, np.inf, True)
 
 
 @pytest.mark.parametrize("df", [1.0, 7.0, 40.0])
@@ -114,11 +78,11 @@ def test_dunnett_integral_of_two_is_students_t() -> None:
 @pytest.mark.parametrize("counts", [[3] * 6, [3, 2, 3, 1, 4, 3]])
 def test_the_step_down_is_holms(counts: list[int]) -> None:
     for seed in range(6):
-        together = stats.Replicates(replicates(counts, seed=seed))
+        together = Replicates(replicates(counts, seed=seed))
         means, n, noise = together.means, together.counts, together.noise(together.like(np.ones(6, dtype=bool)))
         t = [max((means - mean) / (noise.sigma * np.sqrt(1 / n[i] + 1 / n))) for i, mean in enumerate(means)]
         p = [stats.best_p(i, t[i], n, noise.df) for i in range(6)]
-        holm = multipletests(p, alpha=stats.ALPHA, method="holm")[0]
+        holm = multipletests(p, alpha=ALPHA, method="holm")[0]
         worse, _ = stats.separated(together, np.arange(6), margin=0)
         assert not np.any(worse & ~holm)
         assert len(set(counts)) > 1 or np.array_equal(worse, holm)
@@ -132,12 +96,12 @@ def test_a_difference_within_the_margin_does_not_count() -> None:
 
 def test_a_single_run_each_is_judged_by_the_assumed_noise() -> None:
     close, far = ([np.array([a]), np.array([b])] for a, b in ((0.40, 0.41), (0.40, 0.45)))
-    assert tier_numbers(stats.Replicates(close)) == [1, 1]
-    assert tier_numbers(stats.Replicates(far)) == [2, 1]
+    assert tier_numbers(Replicates(close)) == [1, 1]
+    assert tier_numbers(Replicates(far)) == [2, 1]
 
 
 def test_one_configuration_is_alone_in_tier_1() -> None:
-    alone = stats.Replicates(replicates([2]))
+    alone = Replicates(replicates([2]))
     assert tier_numbers(alone) == [1]
     ranks = stats.repeat_ranks(believed(alone))
     assert (ranks.low.tolist(), ranks.high.tolist(), ranks.excess) == ([1], [1], 0.0)
@@ -163,7 +127,7 @@ def test_ranks_and_probabilities_hold_in_a_repetition(spread: float) -> None:
     found = []
     for _ in range(60):
         truth = 0.4 + spread * rng.standard_normal(40)
-        sweep = stats.Replicates([rng.normal(mean, 0.008, 3) for mean in truth])
+        sweep = Replicates([rng.normal(mean, 0.008, 3) for mean in truth])
         belief = believed(sweep)
         ranks, leader = stats.repeat_ranks(belief), int(np.argmax(sweep.means))
         repeated = truth + 0.008 / np.sqrt(3) * rng.standard_normal((50, 40))
@@ -187,7 +151,7 @@ def test_a_configuration_that_collapses_with_a_seed_hides_no_difference_of_the_o
     rng = np.random.default_rng(0)
     scores = [rng.normal(mean, 0.004, 3) for mean in [0.45, *[0.40] * num_worse]]
     scores.append(np.array([0.44, 0.45, 0.20]))
-    replicates = stats.Replicates(scores)
+    replicates = Replicates(scores)
     first, *_ = stats.tiers(replicates, margin=0.004)
     assert not set(first.members) & set(range(1, num_worse + 1))
     assert first.noise.sigma == pytest.approx(0.004, rel=0.6)
@@ -195,34 +159,20 @@ def test_a_configuration_that_collapses_with_a_seed_hides_no_difference_of_the_o
     assert replicates.unstable.tolist() == [False] * (num_worse + 1) + [True]
     sigma, _ = replicates.measured_for([num_worse + 1], ~replicates.unstable)
     assert sigma > 5 * first.noise.sigma  # by its own spread it may well be as good as the others
-    assert [stats.spreads_more(s, first.noise) for s in scores] == [False] * (num_worse + 1) + [True]
-
-
-def test_where_many_spread_more_none_is_an_exception() -> None:
-    rng = np.random.default_rng(0)
-    scores = [rng.normal(0.4, sigma, 3) for sigma in [0.02] * 4 + [0.0005] * 8]
-    assert not stats.Replicates(scores).unstable.any()
-
-
-def test_seeds_that_agree_too_well_do_not_show_the_noise() -> None:
-    learned, flat = [np.array([0.40, 0.41]), np.array([0.39, 0.41])], [np.array([0.3999, 0.4])] * 8
-    replicates = stats.Replicates([*learned, *flat])
-    assert replicates.identical.tolist() == [False] * 2 + [True] * 8
-    assert noise_of([*learned, *flat]).sigma == noise_of(learned).sigma
-    assert noise_of(flat).sigma < stats.IDENTICAL  # where all agree so well, that is the noise
+    assert [spreads_more(s, first.noise) for s in scores] == [False] * (num_worse + 1) + [True]
 
 
 @pytest.mark.parametrize("num", [2, 10, 40])
 def test_the_seeds_asked_for_separate_in_80_percent(num: int) -> None:
     """The best and the second get them; the others, as good as the second, keep 3."""
     difference = 0.012
-    noise = stats.Noise(0.008, np.inf, 0.008, 0.008, True, "")
+    noise = Noise(0.008, np.inf, 0.008, 0.008, True, "")
     seeds = int(np.ceil(stats.seeds_needed(difference, noise, num_configurations=num, num_tied=num)))
     rng = np.random.default_rng(0)
     counts = np.array([seeds, seeds, *[3] * (num - 2)])
     found = 0
     for _ in range(400):
         means = 0.4 + difference * (np.arange(num) == 0) + rng.normal(0, 0.008, num) / np.sqrt(counts)
-        sweep = stats.Replicates([np.full(n, mean) for n, mean in zip(counts, means, strict=True)], sigma=0.008)
+        sweep = Replicates([np.full(n, mean) for n, mean in zip(counts, means, strict=True)], sigma=0.008)
         found += bool(stats.separated(sweep, np.arange(num), margin=0)[0][1])
     assert 0.76 <= found / 400 <= 0.9  # rounding up to whole seeds gives a little more than asked for

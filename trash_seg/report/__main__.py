@@ -9,7 +9,7 @@ from rich.console import Console
 
 from trash_seg.errors import UserError
 from trash_seg.report.board import RANK_BY
-from trash_seg.report.stats import ASSUMED_SIGMA, MARGIN
+from trash_seg.report.noise import ASSUMED_SIGMA, MARGIN
 from trash_seg.report.text import print_console
 from trash_seg.report.write import Options, write_report
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats as distributions
 
-from trash_seg.report import stats
 from trash_seg.report.board import Board, Row
+from trash_seg.report.noise import ALPHA, Floats, Noise, Replicates
 from trash_seg.report.rank import comparability
 
 SCORED_ON = {"classes", "class map", "data", "data settings"}
@@ -37,7 +37,7 @@ class Comparison:
     """This sweep against another."""
 
     rows: list[Difference]
-    noise: stats.Noise
+    noise: Noise
     """Pooled over both sweeps; a row whose seeds spread otherwise is judged by its own."""
     only_this: list[Row]
     only_other: list[Row]
@@ -47,7 +47,7 @@ def compare(this: Board, other: Board, *, sigma: float | None) -> Comparison:
     """Matches rows with the same settings, else the only ones with the same encoder, decoder and weights."""
     mine, theirs = ([row for row in board.rows if row.done and row.score is not None] for board in (this, other))
     pairs = _matched(mine, theirs)
-    replicates = stats.Replicates([row.scores() for pair in pairs for row in pair], sigma=sigma)
+    replicates = Replicates([row.scores() for pair in pairs for row in pair], sigma=sigma)
     index = np.arange(len(pairs)).repeat(2)
     measured = [replicates.measured_for([2 * i, 2 * i + 1], replicates.like(index == i)) for i in range(len(pairs))]
     sigmas, df = np.array(measured).reshape(-1, 2).T
@@ -83,7 +83,7 @@ def _pair(row: Row) -> tuple[str, str, str]:
     return row.encoder, row.decoder, row.pretraining
 
 
-def _holm(p: stats.Floats) -> stats.Floats:
+def _holm(p: Floats) -> Floats:
     """Adjusted p-values (k,)."""
     order = np.argsort(p, kind="stable")
     adjusted = np.empty_like(p)
@@ -94,6 +94,6 @@ def _holm(p: stats.Floats) -> stats.Floats:
 def _verdict(differs: list[str], difference: float, p: float, *, margin: float) -> str:
     if SCORED_ON & set(differs):
         return "not comparable"
-    if p > stats.ALPHA or abs(difference) <= margin:
+    if p > ALPHA or abs(difference) <= margin:
         return "same"
     return "higher" if difference > 0 else "lower"

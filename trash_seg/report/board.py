@@ -7,6 +7,7 @@ import numpy as np
 
 from trash_seg.report import stats
 from trash_seg.report.collect import Run, Score
+from trash_seg.report.noise import Floats, Noise
 
 UNRANKED_ORDER = (
     "running", "interrupted", "pruned", "diverged", "failed", "unreadable", "missing", "unsupported", "left out",
@@ -64,7 +65,7 @@ class Row:
         known = [state for state in ("done", *UNRANKED_ORDER) if state in states]
         return known[0] if known else states[0]
 
-    def scores(self, which: str | None = None) -> stats.Floats:
+    def scores(self, which: str | None = None) -> Floats:
         """(num_seeds,) mIoU of the done runs at their best or last epoch; by default the one ranked by."""
         return np.array([s.miou for s in self._scores(which or self.rank_by)])
 
@@ -116,7 +117,7 @@ class Group:
     """What makes them comparable: label → value in words."""
     rows: list[Row]
     """By rank."""
-    noise: stats.Noise
+    noise: Noise
     """Of tier 1."""
     ranks: stats.Ranks
     believed: stats.Posterior

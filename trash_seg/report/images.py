@@ -14,7 +14,7 @@ from PIL import Image
 from trash_seg.palette import palette
 from trash_seg.report.board import Row
 from trash_seg.report.collect import Run
-from trash_seg.report.stats import Floats
+from trash_seg.report.noise import Floats
 
 NUM_DRAWS = 2000
 THUMBNAIL = 256

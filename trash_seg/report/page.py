@@ -17,6 +17,7 @@ from trash_seg.report.against import Comparison
 from trash_seg.report.board import Board, Group, Row
 from trash_seg.report.collect import Run, last_lines
 from trash_seg.report.images import READ_ERRORS, Picture, bootstrap_images, confusion_of, explain, pictures
+from trash_seg.report.noise import Floats
 from trash_seg.report.reference import Published
 
 NUM_TOP = 10
@@ -121,7 +122,7 @@ def _confusions(top: list[Row], missing: list[str]) -> list[tuple[str, figures.F
     return found
 
 
-def _probabilities(group: Group | None, num: int) -> stats.Floats | None:
+def _probabilities(group: Group | None, num: int) -> Floats | None:
     if group is None or num < 2:
         return None
     return stats.probability_better(group.believed)[:num, :num]

@@ -11,6 +11,7 @@ import numpy as np
 from trash_seg.report import stats
 from trash_seg.report.board import UNRANKED_ORDER, Board, Group, Row, Standing
 from trash_seg.report.collect import Run
+from trash_seg.report.noise import Floats, Noise, Replicates, spreads_more
 
 SOFTWARE = ("trash_seg", "torch", "torchvision", "segmentation-models-pytorch", "timm", "albumentations")
 
@@ -126,7 +127,7 @@ def _ranked(rows: Sequence[Row], setting: dict[str, str], *, letter: str, sigma:
     """Gives each row its standing."""
     ordered = sorted(rows, key=lambda row: (-float(row.scores().mean()), row.encoder, row.decoder, row.config))
     scores = [row.scores() for row in ordered]
-    replicates = stats.Replicates(scores, sigma=sigma)
+    replicates = Replicates(scores, sigma=sigma)
     tiers = stats.tiers(replicates, margin=margin)
     believed = stats.posterior(replicates, tiers)
     ranks = stats.repeat_ranks(believed)
@@ -150,10 +151,10 @@ def _ranked(rows: Sequence[Row], setting: dict[str, str], *, letter: str, sigma:
     return Group(letter, setting, ordered, tiers[0].noise, ranks, believed)
 
 
-def _flags_of_spread(scores: stats.Floats, noise: stats.Noise, *, identical: bool) -> list[str]:
+def _flags_of_spread(scores: Floats, noise: Noise, *, identical: bool) -> list[str]:
     if identical:
         return [f"its seeds agree to {np.std(scores, ddof=1):.4f}: did it learn? Not used for sigma"]
-    if stats.spreads_more(scores, noise):
+    if spreads_more(scores, noise):
         return [f"its seeds spread by {np.std(scores, ddof=1):.4f}, sigma is {noise.sigma:.4f}: look at its curves"]
     return []
 

@@ -8,11 +8,11 @@ from trash_seg.report.advice import what_next
 from trash_seg.report.against import compare
 from trash_seg.report.board import Board
 from trash_seg.report.collect import ReportError, collect
+from trash_seg.report.noise import MARGIN
 from trash_seg.report.page import Content
 from trash_seg.report.rank import build
 from trash_seg.report.reference import read_reference
 from trash_seg.report.static import write_figures
-from trash_seg.report.stats import MARGIN
 from trash_seg.rundir import write_text
 
 
