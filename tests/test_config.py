@@ -41,6 +41,8 @@ def test_identity_sees_what_may_change_the_result(override: str) -> None:
 
 
 def test_equal_values_written_differently_are_one_run() -> None:
+    ones, floats = (f"loss.class_weights=[{','.join([one] * 12)}]" for one in ("1", "1.0"))
+    assert compose_config([ones]).hash == compose_config([floats]).hash
     assert compose_config(["optimizer.lr=0.0001"]).hash == compose_config(["optimizer.lr=1e-4"]).hash
     assert compose_config(["data.encoder_weights=ssl"]).hash == compose_config(["encoder.weights=ssl"]).hash
 
@@ -54,6 +56,17 @@ def test_equal_values_written_differently_are_one_run() -> None:
         ("augmentation.rotate90=1.5", "augmentation.rotate90=1.5: a probability"),
         ("loss.class_weights=[1,2]", "give 12 numbers"),
         ("loss.class_weights=heavy", "give null, balanced, or a list"),
+        (
+            "loss.class_weights=[inf,1,1,1,1,1,1,1,1,1,1,1]",
+            "class_weights=[inf, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]: give",
+        ),
+        ("loss.class_weights=[0,0,0,0,0,0,0,0,0,0,0,0]", "not all 0"),
+        ("loss.class_weights=[true,1,1,1,1,1,1,1,1,1,1,1]", "give null, balanced, or a list"),
+        (
+            "data.classes=[sky,tree]",
+            "data.class_of.UNKNOWN=UNKNOWN: no such class; data.classes has sky, tree (data=coco",
+        ),
+        ("data.split_seed=-1", "data.split_seed=-1: must be >= 0"),
         ("data.class_of.Paper=Trash", "data.class_of.Paper=Trash: no such class"),
         ("data.num_folds=5", "folds need data.annotations"),
         ("data=trash", "data.root=DIR"),
@@ -75,6 +88,7 @@ def test_every_option_of_every_group_composes() -> None:
         if folder.is_dir() and folder.name not in ("hydra", "encoder"):  # the encoders have a test of their own
             for path in sorted(folder.glob("*.yaml")):
                 root = ["data.root=x"] if folder.name == "data" else []
+                root += ["data.classes=[sky,tree]"] if path.stem == "coco" else []  # it names none
                 config = compose_config([f"{folder.name}={path.stem}", *root])
                 assert json.dumps(dataclasses.asdict(config))
 

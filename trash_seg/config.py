@@ -25,6 +25,11 @@ def _check(valid: bool, key: str, value: object, rule: str) -> None:
         raise ConfigError(f"{key}={value}: {rule}")
 
 
+def _is_number(value: object) -> bool:
+    """Finite, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _one_of(key: str, value: object, choices: tuple[str, ...]) -> None:
     _check(value in choices, key, value, f"choose one of {', '.join(choices)}")
 
@@ -116,7 +121,7 @@ class LossConfig:
     name: str
     """cross_entropy, dice, focal, lovasz or ce_dice."""
     class_weights: Any
-    """Of cross-entropy: null, one number >= 0 for each class, or `balanced` (from the training split's pixels)."""
+    """Of cross-entropy: null, one number >= 0 for each class, not all 0, or `balanced` (from the training pixels)."""
     label_smoothing: float
     """Of cross-entropy, in [0, 1)."""
     dice_weight: float
@@ -130,9 +135,11 @@ class LossConfig:
         _check(0 <= self.dice_weight <= 1, "loss.dice_weight", self.dice_weight, "must lie in [0, 1]")
         _check(self.focal_gamma >= 0, "loss.focal_gamma", self.focal_gamma, "must be >= 0")
         weights = self.class_weights
-        numbers = isinstance(weights, list) and all(isinstance(w, int | float) and w >= 0 for w in weights)
-        rule = "give null, balanced, or a list of numbers >= 0, one for each class"
-        _check(weights in (None, "balanced") or numbers, "loss.class_weights", weights, rule)
+        if weights not in (None, "balanced"):
+            numbers = isinstance(weights, list) and all(_is_number(w) and w >= 0 for w in weights) and any(weights)
+            rule = "give null, balanced, or a list of numbers >= 0, one for each class and not all 0"
+            _check(numbers, "loss.class_weights", weights, rule)
+            self.class_weights = [float(w) for w in weights]  # 1 and 1.0 make the same run
         only_ce = self.name in ("cross_entropy", "ce_dice")
         _check(
             only_ce or weights is None, "loss.class_weights", weights, f"loss.name={self.name} takes no class weights"
@@ -161,6 +168,7 @@ class DataConfig:
     test_fraction: float
     """Share kept for testing, in [0, 1). With folds there is none: every image validates once."""
     split_seed: int
+    """>= 0."""
     fold: int | None
     """With `num_folds`: the fold of `annotations` that validates, 0 to num_folds - 1."""
     num_folds: int | None
@@ -182,14 +190,13 @@ class DataConfig:
         fractions = (self.val_fraction, self.test_fraction)
         rule = "fractions lie in (0, 1) and leave images to train on"
         _check(0 < fractions[0] and 0 <= fractions[1] and sum(fractions) < 1, "data.val_fraction", fractions, rule)
+        _check(self.split_seed >= 0, "data.split_seed", self.split_seed, "must be >= 0")
         _check(2 <= len(self.classes) <= 255, "data.classes", len(self.classes), "give 2 to 255 class names")
         unique = len(set(self.classes)) == len(self.classes)
         _check(unique, "data.classes", self.classes, "a class name stands twice")
         for category, name in self.class_of.items():
-            known = name is None or name in self.classes
-            _check(
-                known, f"data.class_of.{category}", name, f"no such class; data.classes has {', '.join(self.classes)}"
-            )
+            rule = f"no such class; data.classes has {', '.join(self.classes)} (data=coco begins without class_of)"
+            _check(name is None or name in self.classes, f"data.class_of.{category}", name, rule)
         if self.num_folds is None:
             _check(self.fold is None, "data.fold", self.fold, "give data.num_folds too")
         else:

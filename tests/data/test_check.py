@@ -10,8 +10,8 @@ from tests.conftest import TINY, TRASH190, Train, needs_trash190, run_module
 from tests.data.broken import breaks_annotations, breaks_images, clean
 from trash_seg.data.findings import RULES
 
-FILE_RULES = {"missing-file", "missing-test", "not-json", "not-coco", "empty-split"}
-FOLDER_RULES = {"missing-mask", "broken-mask", "unknown-index"}
+FILE_RULES = {"missing-file", "missing-test", "not-json", "not-coco", "empty-split", "unlabelled-split"}
+FOLDER_RULES = {"missing-mask", "broken-mask", "unknown-index", "other-file", "unused-mask"}
 
 
 def check_as_users_do(cwd: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
@@ -95,6 +95,21 @@ def test_a_file_that_is_no_coco_file(tmp_path: Path, text: str | None, expected:
     found = [finding["code"] for finding in content["findings"] if finding["file"] == "val.json"]
     assert code == 1
     assert expected in found
+
+
+def test_annotations_that_are_all_lost_stop_training(tmp_path: Path) -> None:
+    """As where ids are strings in one place and numbers in the other."""
+    train, val = clean(tmp_path / "data")
+    for annotation in train.content["annotations"]:
+        annotation["image_id"] = str(annotation["image_id"])
+    train.write()
+    val.write()
+    code, content = check(tmp_path, "data=trash", f"data.root={tmp_path / 'data'}", read_images=False)
+    assert code == 1
+    assert content["counts"] == {"no-annotations": 11, "unknown-image": 11, "unlabelled-split": 1}
+    texts = {finding["code"]: finding["message"] for finding in content["findings"]}
+    assert "is of image '10', which is not listed: ids are numbers in one place and str" in texts["unknown-image"]
+    assert "no annotation for train can be used" in texts["unlabelled-split"]
 
 
 def test_a_missing_test_split_is_no_error(tmp_path: Path) -> None:

@@ -64,11 +64,28 @@ def test_the_doctor_knows_masks(root: Path, tmp_path: Path) -> None:
     (masks / "0.png").unlink()
     Image.fromarray(np.full((30, 40), 3, np.uint8)).save(masks / "2.png")
     (masks / "3.png").write_bytes(b"no mask")
+    (masks / "9.png").write_bytes(b"of no image")
+    (root / "train" / "images" / "5.heic").write_bytes(b"")
     for path in (root / "val" / "masks").iterdir():
         Image.fromarray(np.zeros((30, 40), np.uint8)).save(path)
     code, counts = check()
     assert code == 1
     assert counts == {**dict.fromkeys(FOLDER_RULES, 1), "absent-class": 2}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "counts"), [((), 1, {"broken-mask": 1}), (("data.val=null",), 1, {"missing-file": 1})]
+)
+def test_the_doctor_reports_what_it_cannot_examine(
+    root: Path, tmp_path: Path, overrides: tuple[str, ...], code: int, counts: dict[str, int]
+) -> None:
+    """A mask in colours, or no validation split at all."""
+    if not overrides:
+        Image.fromarray(np.full((30, 40, 3), 1, np.uint8)).save(root / "train" / "masks" / "2.png")
+    given = ["data=folder", CLASSES, f"data.root={root}", *overrides]
+    assert trash_seg.check.check(given, out=tmp_path, read_images=True) == code
+    assert json.loads((tmp_path / "check.json").read_text())["counts"] == counts
+    assert (tmp_path / "check.html").exists()
 
 
 def test_an_index_without_a_class_stops_training(root: Path) -> None:

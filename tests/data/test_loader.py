@@ -1,13 +1,16 @@
 import os
 import signal
 from multiprocessing import active_children
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests.data.broken import clean
 from trash_seg.compose import compose_config
 from trash_seg.data.dataset import Dataset, open_dataset
+from trash_seg.data.image import ImageError
 from trash_seg.data.loader import Loader
 
 CONFIG = compose_config(["training.image_size=32"])
@@ -33,6 +36,22 @@ def training(dataset: Dataset, *, seed: int = 21, num_workers: int = 0) -> Loade
 
 def batches(loader: Loader, epoch: int, *, start: int = 0) -> list[tuple[bytes, bytes]]:
     return [(x.numpy().tobytes(), y.numpy().tobytes()) for x, y in loader.epoch(epoch, start=start)]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_named_in_one_line(tmp_path: Path, num_workers: int) -> None:
+    train, val = clean(tmp_path)
+    train.image("images/cut.png")
+    (tmp_path / "images" / "cut.png").write_bytes((tmp_path / "images" / "cut.png").read_bytes()[:-40])
+    for coco in (train, val):
+        coco.write()
+    given = ["data=trash", f"data.root={tmp_path}", "runtime.cache=false"]
+    config = compose_config(given)
+    broken = open_dataset(config.data, image_size=32, runtime=config.runtime)
+    with pytest.raises(ImageError) as caught:
+        list(Loader(broken.train, batch_size=3, num_workers=num_workers).epoch(0))
+    assert (caught.value.code, str(caught.value).count("\n")) == ("broken-image", 0)
+    assert str(caught.value).startswith(f"{tmp_path / 'images' / 'cut.png'}: does not decode")
 
 
 def test_shapes_types_and_memory_order(dataset: Dataset) -> None:

@@ -176,6 +176,7 @@ class CocoReader:
         by_id: dict[Hashable, ImageRecord], class_indices: dict[Hashable, int | None],
     ) -> None:  # fmt: skip
         seen: set[Hashable] = set()
+        listed = {str(id_) for id_ in by_id}
         for position, entry in enumerate(entries):
             if not (isinstance(entry, dict) and _is_id(entry.get("image_id")) and _is_id(entry.get("category_id"))):
                 self._add("not-coco", file, f"annotations[{position}] lacks image_id or category_id: {entry!r:.100}")
@@ -186,7 +187,9 @@ class CocoReader:
             seen.add(id_)
             record = by_id.get(entry["image_id"])
             if record is None:
-                text = f"annotation {id_} is of image {entry['image_id']}, which is not listed"
+                text = f"annotation {id_} is of image {entry['image_id']!r}, which is not listed"
+                if str(entry["image_id"]) in listed:
+                    text += ": ids are numbers in one place and strings in the other"
                 self._add("unknown-image", file, text, annotation=id_)
                 continue
             usable, problems = check_segmentation(entry, width=record.width, height=record.height)

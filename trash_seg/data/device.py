@@ -52,6 +52,10 @@ class DeviceLoader(Loader):
             size = split.masks[0].shape[0]
             self._field = torch.from_numpy(np.stack(distortion_field(size, size))).to(device)
 
+    @property
+    def forks(self) -> bool:  # noqa: D102 - see Loader
+        return not self.resident and self._host.forks
+
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, for `samples`. See `Loader.epoch`."""
         order = torch.from_numpy(self.order(epoch))

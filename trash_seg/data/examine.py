@@ -155,7 +155,7 @@ def _examine_image(reader: SampleReader, record: ImageRecord) -> _ImageResult:
 
 def _absent_by_pixels(source: Source, parts: dict[str, PartSummary], classes: list[str]) -> Iterator[Finding]:
     """Classes that no index mask of a split shows."""
-    for name in ("train", "val"):
+    for name in [name for name in ("train", "val") if name in parts]:
         for index, count in enumerate(parts[name].classes):
             if index > 0 and count.pixels == 0:
                 unit = source.parts[name].unit.name

@@ -29,6 +29,7 @@ RULES: dict[str, Rule] = {
     "not-json": Rule(True, "annotation file is not JSON, or cut short", "refuses the dataset"),
     "not-coco": Rule(True, "annotation file is not COCO", "refuses the dataset"),
     "empty-split": Rule(True, "split has no images", "refuses the dataset"),
+    "unlabelled-split": Rule(True, "no annotation of a split can be used", "refuses the dataset"),
     "unmapped-category": Rule(True, "category that no class takes", "refuses the dataset"),
     "unused-mapping": Rule(False, "data.class_of names a category that no file has", "ignores the entry"),
     "category-mismatch": Rule(False, "category names differ between splits", "goes by the names, not the ids"),
@@ -69,6 +70,8 @@ RULES: dict[str, Rule] = {
     "missing-mask": Rule(True, "image without a mask", "refuses the dataset"),
     "broken-mask": Rule(True, "mask is no 8-bit single-channel image, or does not decode", "refuses the dataset"),
     "unknown-index": Rule(True, "mask holds an index that no class has", "refuses the dataset"),
+    "other-file": Rule(False, "file or folder among the images that is not read", "passes it over"),
+    "unused-mask": Rule(False, "mask without an image", "passes it over"),
 }
 """Stable code → rule. Codes stand in check.json and status.json."""
 

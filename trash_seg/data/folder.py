@@ -31,10 +31,13 @@ def read_folder(root: Path, name: str, *, findings: list[Finding]) -> tuple[list
         text = f"{name}: {folder} has no folders images and masks [missing-file]"
         findings.append(Finding("missing-file", name, text))
         return [], ""
-    records, suffixes = [], image_suffixes()
+    records, suffixes, stems = [], image_suffixes(), set()
     for path in sorted((folder / "images").iterdir()):
-        if path.suffix.lower() not in suffixes:
+        if path.suffix.lower() not in suffixes or path.is_dir():
+            text = f"{path}: not read; images lie here and end in {', '.join(sorted(suffixes))} [other-file]"
+            findings.append(Finding("other-file", name, text))
             continue
+        stems.add(path.stem)
         image_name, mask_name = f"{name}/images/{path.name}", f"{name}/masks/{path.stem}.png"
         try:
             with Image.open(root / mask_name) as mask:
@@ -48,10 +51,15 @@ def read_folder(root: Path, name: str, *, findings: list[Finding]) -> tuple[list
             findings.append(Finding("broken-mask", name, text, image=image_name))
             continue
         if mode not in MASK_MODES:
-            text = f"{root / mask_name}: mode {mode}; a mask holds one 8-bit class index a pixel [broken-mask]"
+            text = f"{_wrong_mode(root / mask_name, mode)} [broken-mask]"
             findings.append(Finding("broken-mask", name, text, image=image_name))
+            continue
         records.append(ImageRecord(image_name, *size, mask_name=mask_name))
-    if not records:
+    for path in sorted((folder / "masks").iterdir()):
+        if path.stem not in stems or path.suffix != ".png":
+            text = f"{path}: no image in {folder / 'images'} has this mask [unused-mask]"
+            findings.append(Finding("unused-mask", name, text))
+    if not stems:
         findings.append(Finding("empty-split", name, f"{name}: {folder / 'images'} holds no images [empty-split]"))
     names = "\n".join(record.file_name for record in records)
     return records, hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
@@ -68,11 +76,17 @@ def read_mask(path: Path, *, num_classes: int) -> npt.NDArray[np.uint8]:
     """
     try:
         with Image.open(path) as image:
+            if image.mode not in MASK_MODES:
+                raise ImageError(_wrong_mode(path, image.mode), code="broken-mask")
             mask = np.asarray(image)
     except DECODE_ERRORS as error:
-        raise ImageError("broken-mask", f"{path}: does not decode ({error})") from error
+        raise ImageError(f"{path}: does not decode ({error})", code="broken-mask") from error
     highest = int(mask.max())
     if highest >= num_classes:
         text = f"{path}: holds index {highest}, data.classes has 0 to {num_classes - 1}"
-        raise ImageError("unknown-index", text)
+        raise ImageError(text, code="unknown-index")
     return mask.astype(np.uint8)
+
+
+def _wrong_mode(path: Path, mode: str) -> str:
+    return f"{path}: mode {mode}; a mask holds one 8-bit class index a pixel"

@@ -38,9 +38,14 @@ DECODE_ERRORS = (
 
 
 class ImageError(DataError):
-    """One image cannot be used. `code` is its finding's."""
+    """One image or mask cannot be used.
 
-    def __init__(self, code: str, message: str) -> None:
+    Args:
+        message: For the user.
+        code: Of the finding.
+    """
+
+    def __init__(self, message: str, *, code: str = "broken-image") -> None:
         super().__init__(message)
         self.code = code
 
@@ -97,7 +102,7 @@ def read_image(path: str | Path, *, width: int | None = None, height: int | None
         try:
             pixels = _to_rgb(image.transpose(TURNS[header.orientation]) if turned else image)
         except DECODE_ERRORS as error:
-            raise ImageError("broken-image", f"{path}: does not decode, or is cut short ({error})") from error
+            raise ImageError(f"{path}: does not decode, or is cut short ({error})", code="broken-image") from error
     assert pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
     return pixels
 
@@ -114,16 +119,16 @@ def is_turned(header: Header, expected: tuple[int, int] | None, path: Path) -> b
     if expected in (None, header.size):
         return False
     stored, stated = ("×".join(map(str, size)) for size in (header.size, expected or ()))
-    raise ImageError("size-mismatch", f"{path}: is {stored}, the annotation file says {stated}")
+    raise ImageError(f"{path}: is {stored}, the annotation file says {stated}", code="size-mismatch")
 
 
 def _open(path: Path) -> Image.Image:
     try:
         return Image.open(path, formats=_known_formats())
     except FileNotFoundError as error:
-        raise ImageError("missing-image", f"{path}: is not there") from error
+        raise ImageError(f"{path}: is not there", code="missing-image") from error
     except DECODE_ERRORS as error:
-        raise ImageError("broken-image", f"{path}: does not decode ({error})") from error
+        raise ImageError(f"{path}: does not decode ({error})", code="broken-image") from error
 
 
 @functools.cache

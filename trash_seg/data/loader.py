@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from trash_seg.config import AugmentationConfig
 from trash_seg.data.augment import Draws, augment, draw
+from trash_seg.errors import DataError
 
 Pixels = npt.NDArray[np.uint8]
 Batch = tuple[Tensor, ...]
@@ -69,6 +70,11 @@ class Loader:
         num_images = len(split.names)
         self.num_batches = num_images // batch_size if drop_last else -(-num_images // batch_size)
 
+    @property
+    def forks(self) -> bool:
+        """Whether an epoch begins with new processes."""
+        return self.num_workers > 0
+
     def order(self, epoch: int) -> npt.NDArray[np.int64]:
         """(N,) indices into the split, in the order of an epoch."""
         indices = np.arange(len(self.split.names))
@@ -95,6 +101,9 @@ class Loader:
 
         Yields:
             Images (B, 3, S, S) uint8 in channels_last memory order, masks (B, S, S) uint8.
+
+        Raises:
+            DataError: Without the cache: a file cannot be used.
         """
         batches = _Batches(self, epoch, start)
         if self.num_workers == 0:
@@ -103,10 +112,14 @@ class Loader:
             # A generator of its own: by default it draws its seed from the global one, which dropout uses too.
             own = torch.Generator()
             method = "fork" if sys.platform == "linux" else None  # others would give each worker a copy of the samples
-            yield from DataLoader(
-                batches, batch_size=None, num_workers=self.num_workers, generator=own, multiprocessing_context=method,
-                worker_init_fn=_leave_signals_to_the_run,
+            workers = DataLoader(
+                _Guarded(batches), batch_size=None, num_workers=self.num_workers, generator=own,
+                multiprocessing_context=method, worker_init_fn=_leave_signals_to_the_run,
             )  # fmt: skip
+            for batch in workers:
+                if isinstance(batch, DataError):
+                    raise batch
+                yield batch
 
 
 def _leave_signals_to_the_run(_worker: int) -> None:
@@ -139,3 +152,19 @@ class _Batches(Dataset[Batch]):
         """Image (S, S, 3) and mask (S, S)."""
         image, mask = self.loader.split.images[index], self.loader.split.masks[index]
         return (image, mask) if self.draws is None else augment(image, mask, draws=self.draws, row=index)
+
+
+class _Guarded(Dataset[Batch | DataError]):
+    """In a worker: hands an error of the user's over as it is, where torch would make one long text of it."""
+
+    def __init__(self, batches: _Batches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, position: int) -> Batch | DataError:
+        try:
+            return self.batches[position]
+        except DataError as error:
+            return error

@@ -121,7 +121,7 @@ def _split(unit: Unit, config: DataConfig, *, with_test: bool) -> dict[str, Part
 
 
 def find_absent_classes(parts: dict[str, Part], classes: list[str]) -> Iterator[Finding]:
-    """One finding for each class that a training or validation split does not have, and for splits without images."""
+    """What training and validation split lack: images, annotations, or one class; a finding for each."""
     for name in ("train", "val"):
         part = parts.get(name)
         if part is None or not part.unit.records:
@@ -131,6 +131,10 @@ def find_absent_classes(parts: dict[str, Part], classes: list[str]) -> Iterator[
             yield Finding("empty-split", part.unit.name, text)
             continue
         present = {annotation.class_index for record in part.records for annotation in record.annotations}
+        if not present:
+            text = f"{part.unit.name}: no annotation for {name} can be used; all would be background [unlabelled-split]"
+            yield Finding("unlabelled-split", part.unit.name, text)
+            continue
         for index, class_name in enumerate(classes):
             if index > 0 and index not in present:
                 text = f"{part.unit.name}: no {class_name} in {name} [absent-class]"
