@@ -20,7 +20,7 @@ from trash_seg.engine.optimizer import build_optimizer
 from trash_seg.engine.samples import write_samples
 from trash_seg.engine.step import Step, captures, check_precision, choose_device
 from trash_seg.errors import ConfigError
-from trash_seg.models.build import build_model
+from trash_seg.models.build import build_model, check_forward
 from trash_seg.models.fuse import fuse
 from trash_seg.models.pairs import count_flops, count_parameters
 from trash_seg.rundir import RunDir
@@ -69,6 +69,8 @@ def train(config: Config, files: RunDir, *, stop: StopRequest, notes: Notes, num
     model = build_model(config)
     device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     flops = count_flops(copy.deepcopy(model).to("meta").eval(), image_size=config.training.image_size)
+    if flops is None:
+        check_forward(model, image_size=config.training.image_size)
     notes.note_start(
         device=device_name,
         num_threads=torch.get_num_threads(),

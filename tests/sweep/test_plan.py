@@ -105,6 +105,17 @@ def test_the_size_that_a_network_refuses(train: Train, tmp_path: Path) -> None:
         (["training.epochs=0,4"], "training.epochs=0: must be >= 1"),
         (["optimizer.lr=interval(0,1)"], "a grid needs values"),
         (["hydra/sweeper=gird"], "Could not find 'hydra/sweeper/gird'"),
+        (["decoder.name=Unnet,Unet"], "decoder.name=Unnet: SMP has unet"),
+        (["encoder.name=resnet81,resnet18"], "encoder.name=resnet81: SMP has no such encoder"),
+        (
+            ["decoder=Unet,FPN", "+decoder.options={decoder_chanels: [8]}"],
+            "decoder.options.decoder_chanels: smp.Unet has encoder_depth",
+        ),
+        (["optimizer.name=Adan,Adam"], "optimizer.name=Adan: torch.optim has no such optimizer"),
+        (
+            ["optimizer=sgd,adam", "+optimizer.options.momentun=0.9"],
+            "SGD refuses them (SGD.__init__() got an unexpected",
+        ),
     ],
 )
 def test_a_wrong_grid_is_refused_before_anything_starts(train: Train, tmp_path, arguments, message) -> None:
@@ -113,6 +124,17 @@ def test_a_wrong_grid_is_refused_before_anything_starts(train: Train, tmp_path, 
     assert message in answer.output
     assert "Traceback" not in answer.output
     assert not (tmp_path / "outputs").exists()
+
+
+def test_only_an_encoder_without_a_name_is_a_template(train: Train, tmp_path: Path) -> None:
+    """A data file of one's own that lacks a value is to be mended, not left out."""
+    (tmp_path / "mine" / "data").mkdir(parents=True)
+    (tmp_path / "mine" / "data" / "mine.yaml").write_text("name: mine\nformat: toy\n")
+    answer = train(*DRY, "data=toy,mine", "--config-dir", str(tmp_path / "mine"))
+    assert answer.code == 2
+    assert "Missing mandatory value: data." in answer.output
+    named = train(*DRY, "encoder=timm,resnet18", "decoder=Unet")
+    assert (named.code, "1 left out: a template option names no model" in named.output) == (0, True)
 
 
 def test_a_folder_that_cannot_be_written(train: Train, tmp_path: Path) -> None:

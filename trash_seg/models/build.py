@@ -1,6 +1,7 @@
 """From two names to a network."""
 
 import inspect
+from collections.abc import Collection
 
 import segmentation_models_pytorch as smp
 import timm
@@ -44,23 +45,48 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _create(config: Config) -> smp.base.SegmentationModel:
-    encoder, decoder = config.encoder.name, config.decoder
+def check_names(encoder: str, decoder: str, options: Collection[str]) -> None:
+    """What can be said without building anything.
+
+    Raises:
+        ConfigError: There is no such encoder, decoder or option.
+    """
     known_encoder = timm.is_model(encoder.removeprefix("tu-")) if encoder.startswith("tu-") else encoder in SMP_ENCODERS
     if not known_encoder:
         registry = "timm" if encoder.startswith("tu-") else "SMP"
         raise ConfigError(f"encoder.name={encoder}: {registry} has no such encoder (timm's begin with tu-)")
-    if decoder.name.lower() not in smp.MODEL_ARCHITECTURES_MAPPING:
-        raise ConfigError(f"decoder.name={decoder.name}: SMP has {', '.join(smp.MODEL_ARCHITECTURES_MAPPING)}")
-    for option in decoder.options:
+    if decoder.lower() not in smp.MODEL_ARCHITECTURES_MAPPING:
+        raise ConfigError(f"decoder.name={decoder}: SMP has {', '.join(smp.MODEL_ARCHITECTURES_MAPPING)}")
+    for option in options:
         if option in REFUSED_OPTIONS:
             raise ConfigError(f"decoder.options.{option}: {REFUSED_OPTIONS[option]}")
-    if decoder.options and not encoder.startswith("tu-"):  # SMP hands what it does not know to timm, or drops it
-        architecture = smp.MODEL_ARCHITECTURES_MAPPING[decoder.name.lower()]
-        known = inspect.signature(architecture).parameters
-        for option in decoder.options.keys() - known.keys():
+    architecture = smp.MODEL_ARCHITECTURES_MAPPING[decoder.lower()]
+    known = inspect.signature(architecture).parameters
+    for option in options:
+        if option not in known and not encoder.startswith("tu-"):  # SMP hands those to timm, and here drops them
             offered = [name for name in known if name not in ("encoder_name", "kwargs", *REFUSED_OPTIONS)]
             raise ConfigError(f"decoder.options.{option}: smp.{architecture.__name__} has {', '.join(offered)}")
+
+
+def check_forward(model: smp.base.SegmentationModel, *, image_size: int) -> None:
+    """An image through the network.
+
+    Raises:
+        ConfigError: It refuses the size, as an encoder does that is made for one size.
+    """
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, image_size, image_size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise ConfigError(f"training.image_size={image_size}: the network refuses it ({one_line(error)})") from error
+    model.train()
+
+
+def _create(config: Config) -> smp.base.SegmentationModel:
+    encoder, decoder = config.encoder.name, config.decoder
+    check_names(encoder, decoder.name, decoder.options)
     try:
         return smp.create_model(
             decoder.name, encoder, encoder_weights=None, classes=len(config.data.classes), **decoder.options

@@ -68,6 +68,10 @@ def facts(
         image_size: Side of the square image, px.
         cache_dir: `runtime.cache_dir`; what had to be built is kept below it, for each version of SMP and timm.
         report: Told how many of the missing pairs are built, and how many there are.
+
+    Raises:
+        ConfigError: There is no such encoder, decoder or option.
+        UserError: This machine cannot build one now.
     """
     asked = list(dict.fromkeys(pairs))
     found = {pair: entry for pair in asked if (entry := _tabulated(pair, num_classes, image_size)) is not None}
@@ -217,6 +221,9 @@ def _one_thread() -> None:
 
 
 def _build_facts(pair: Pair, *, num_classes: int, image_size: int) -> PairFacts:
+    from trash_seg.models.build import check_names
+
+    check_names(pair.encoder, pair.decoder, json.loads(pair.options))
     try:
         model = build_on_meta(pair, num_classes=num_classes)
     except Exception as error:  # SMP and timm refuse pairs with every kind of exception

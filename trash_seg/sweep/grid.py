@@ -18,6 +18,7 @@ from rich import get_console
 
 from trash_seg.config import OUTSIDE_IDENTITY, Config, register
 from trash_seg.errors import ConfigError, UserError
+from trash_seg.sweep.checks import check_optimizers
 from trash_seg.sweep.compose import Composer
 from trash_seg.sweep.plan import FAILED, Plan, PlannedRun, make_plan
 
@@ -163,8 +164,10 @@ def _plan(jobs: list[list[str]], *, loader: ConfigLoader, master: DictConfig) ->
     console = get_console()
     configs = Composer(loader, master).all(jobs)
     named = [(config, job) for config, job in zip(configs, jobs, strict=True) if isinstance(config, Config)]
-    if not named:
-        raise next(error for error in configs if isinstance(error, MissingMandatoryValue))
+    missing = [error for error in configs if isinstance(error, MissingMandatoryValue)]
+    if real := [error for error in missing if error.full_key != "encoder.name"] or (missing if not named else []):
+        raise real[0]
+    check_optimizers([config.optimizer for config, _ in named])
 
     def report(done: int, total: int) -> None:
         if done == total or done % 50 == 0:
