@@ -63,12 +63,13 @@ class Attempt:
         stop: StopRequest,
         overrides: Sequence[str],
         before: dict[str, Any] | None,
+        num_threads: int | None,
     ) -> None:
         self.config, self.files, self.stop = config, files, stop
         self.started = time.monotonic()
         before = before or {}
         self.seconds_before: float = before.get("seconds", 0.0)
-        self.num_threads = self._choose_threads(before)
+        self.num_threads = self._choose_threads(before) or num_threads
         self.status: dict[str, Any] = {
             "run": config.run_id,
             "hash": config.hash,
@@ -102,8 +103,8 @@ class Attempt:
     def _run(self) -> Outcome:
         self.files.remove_leftovers()
         try:
-            self.write("running")
             with stop_on_signals(self.stop):
+                self.write("running")
                 self.train()
         except UnsupportedPairError as error:
             return self.end("unsupported", f"unsupported: {error}", error=str(error))

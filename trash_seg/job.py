@@ -29,22 +29,25 @@ class RunFailed(Exception):
         self.outcome = outcome
 
 
-def run(config: Config, run_dir: str | Path, *, overrides: Sequence[str] = ()) -> Outcome:
+def run(
+    config: Config, run_dir: str | Path, *, overrides: Sequence[str] = (), num_threads: int | None = None
+) -> Outcome:
     """Trains, continues, or leaves alone what is done or runs elsewhere.
 
     Args:
         config: Every setting.
         run_dir: The run's directory; made if it is not there.
         overrides: What was given on the command line, for the command that runs it again.
+        num_threads: CPU threads where neither the config nor an earlier attempt says how many.
     """
     try:
-        return _run(config, RunDir(run_dir), overrides=overrides)
+        return _run(config, RunDir(run_dir), overrides=overrides, num_threads=num_threads)
     except UserError as error:  # the directory itself is the trouble, so no status can say it
         log.error("%s", error)
         return Outcome("failed", str(error))
 
 
-def _run(config: Config, files: RunDir, *, overrides: Sequence[str]) -> Outcome:
+def _run(config: Config, files: RunDir, *, overrides: Sequence[str], num_threads: int | None) -> Outcome:
     try:
         files.path.mkdir(parents=True, exist_ok=True)
         status = files.read_status()
@@ -56,7 +59,9 @@ def _run(config: Config, files: RunDir, *, overrides: Sequence[str]) -> Outcome:
         return _finished(config, files, status)
     stop_epoch = config.sweep.stop_epoch
     if status is not None and status["state"] == "pruned" and stop_epoch is not None and status["epoch"] >= stop_epoch:
-        return Outcome("pruned", f"pruned already: {status['error']}")
+        outcome = Outcome("pruned", f"pruned already: {status['error']}")
+        log.info(outcome.message)
+        return outcome
     stop = StopRequest()
 
     def lose(compromise: LeaseCompromise) -> None:
@@ -77,7 +82,8 @@ def _run(config: Config, files: RunDir, *, overrides: Sequence[str]) -> Outcome:
         status = files.read_status()
         if status is not None and status["state"] == "done":  # finished while we waited
             return _finished(config, files, status)
-        return Attempt(config, files, stop=stop, overrides=overrides, before=status).run()
+        attempt = Attempt(config, files, stop=stop, overrides=overrides, before=status, num_threads=num_threads)
+        return attempt.run()
     finally:
         lease.release()
 

@@ -105,6 +105,7 @@ class Pool:
                 state, message = job.answer.recv()
         job.answer.close()
         if state is None and self._stops:
+            self._record(job, "ended before it could save", None, state="interrupted")
             return self._view.say(f"{job.run.files.name}: stopped")
         if state is None:
             assert job.process.exitcode is not None
@@ -120,13 +121,14 @@ class Pool:
         self._view.end(job.run, status)
         return None
 
-    def _record(self, job: _Job, cause: str, hint: str | None) -> tuple[str, str]:
+    def _record(self, job: _Job, cause: str, hint: str | None, *, state: str = "failed") -> tuple[str, str]:
         """Writes down the end of a job that could not do so itself. Returns the run's state and the cause."""
         try:
             config, overrides = job.run.config, job.run.overrides
-            return record_end(config, job.run.files, overrides=overrides, cause=cause, hint=hint), cause
+            ended = record_end(config, job.run.files, overrides=overrides, cause=cause, hint=hint, state=state)
         except (OSError, ValueError) as error:
-            return "failed", f"{cause}; and its status could not be written ({error})"
+            return state, f"{cause}; and its status could not be written ({error})"
+        return ended, cause
 
     def _look_elsewhere(self) -> None:
         """Runs that have ended elsewhere are settled; those whose holder is gone come back to the queue."""

@@ -90,19 +90,24 @@ class Queue:
 
     def submit(
         self, runs: Sequence[PlannedRun], *, context: HydraContext, master: DictConfig, settings: Mapping[str, Any]
-    ) -> None:
+    ) -> dict[str, str]:
         """Submits runs as arrays, as large as Slurm takes them.
+
+        Returns:
+            Run → Slurm job id.
 
         Raises:
             UserError: Slurm refuses one.
         """
         size = _max_array_size()
+        jobs: dict[str, str] = {}
         for first in range(0, len(runs), size):
-            self._submit_array(runs[first : first + size], context=context, master=master, settings=settings)
+            jobs |= self._submit_array(runs[first : first + size], context=context, master=master, settings=settings)
+        return jobs
 
     def _submit_array(
         self, runs: Sequence[PlannedRun], *, context: HydraContext, master: DictConfig, settings: Mapping[str, Any]
-    ) -> None:
+    ) -> dict[str, str]:
         import submitit
 
         name = f"{master.sweep.name}-{uuid.uuid4().hex[:8]}"
@@ -114,9 +119,9 @@ class Queue:
         try:
             executor.update_parameters(**_parameters(settings), name=name)
             with executor.batch():
-                for run in runs:
-                    executor.submit(SlurmRun(context, master, run.overrides))
+                jobs = [executor.submit(SlurmRun(context, master, run.overrides)) for run in runs]
             submitted = True
+            return {run.files.name: job.job_id for run, job in zip(runs, jobs, strict=True)}
         except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
             raise UserError(f"hydra/launcher=slurm: sbatch refuses the job: {_last_line(str(error))}") from error
         except submitit.core.utils.FailedSubmissionError as error:
@@ -173,11 +178,11 @@ def launch(
     view = View(get_console(), total=len(runs))
     try:
         with queue.lock:  # of two copies of a command, the second finds what the first has submitted
-            queued = queue.jobs()
-            new = [run for run in runs if run.files.name not in queued]
+            jobs = queue.jobs()
+            new = [run for run in runs if run.files.name not in jobs]
             if new:
                 with _signals_wait():
-                    queue.submit(new, context=context, master=master, settings=settings)
+                    jobs |= queue.submit(new, context=context, master=master, settings=settings)
         view.say(
             f"Slurm: {len(new)} submitted, {len(runs) - len(new)} queued or running before; logs in {queue.folder}"
         )
@@ -186,7 +191,7 @@ def launch(
                 "Slurm: no GPU is asked for, so runs train on the CPU; hydra.launcher.gpus_per_node=1 asks for one"
             )
         with view:
-            _watch(runs, queue, view, poll_seconds)
+            _watch(runs, queue, view, poll_seconds, known=jobs)
     except KeyboardInterrupt:
         ids = sorted({job_id.partition("_")[0] for job_id in queue.jobs().values()})
         view.say("no longer watching" + (f"; the jobs go on (scancel {' '.join(ids)} ends them)" if ids else ""))
@@ -210,10 +215,12 @@ def _signals_wait() -> Iterator[None]:
             signal.raise_signal(asked)
 
 
-def _watch(runs: Iterable[PlannedRun], queue: Queue, view: View, poll_seconds: float) -> None:
-    """Settles runs as they end. One that left the queue without a final state has died with its job."""
+def _watch(
+    runs: Iterable[PlannedRun], queue: Queue, view: View, poll_seconds: float, *, known: Mapping[str, str]
+) -> None:
+    """Settles runs as they end. One that left the queue without a final state has died with its job, a known one."""
     left = {run.files.name: run for run in runs}
-    seen: dict[str, str] = {}
+    seen = dict(known)
     gone: set[str] = set()
     while left:
         try:

@@ -64,10 +64,10 @@ def run_composed(
 
     def task(values: DictConfig) -> tuple[Outcome, Path]:
         config = to_config(values)
-        config.runtime.num_threads = config.runtime.num_threads or num_threads
         hydra_config = HydraConfig.get()
         path = Path(hydra_config.runtime.output_dir)
-        return run(config, path, overrides=[str(override) for override in hydra_config.overrides.task]), path
+        overrides = [str(override) for override in hydra_config.overrides.task]
+        return run(config, path, overrides=overrides, num_threads=num_threads), path
 
     ended = run_job(
         task_function=task, config=composed, job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir",
@@ -157,7 +157,7 @@ def record_end(
         elif status is not None and (status != before or status["state"] in ENDED):  # by the process itself, or another
             return str(status["state"])
         elif state == "failed":  # it died before it wrote anything
-            attempt = Attempt(config, files, stop=StopRequest(), overrides=overrides, before=status)
+            attempt = Attempt(config, files, stop=StopRequest(), overrides=overrides, before=status, num_threads=None)
             attempt.write("failed", error=cause, hint=hint)
     finally:
         lease.release()
