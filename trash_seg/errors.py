@@ -36,8 +36,12 @@ class DivergedError(Exception):
     """A loss became NaN or infinite. The message says at which epoch and step."""
 
 
+NO_MEMORY = ("DefaultCPUAllocator", "bad_alloc", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+"""What such errors hold: of the CPU, of C++, of CUDA itself, of cuDNN and cuBLAS."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory is the trouble, on any device. torch says it on a CPU by a plain RuntimeError."""
+    """Whether memory is the trouble, on any device. torch says it in many ways, most of them a plain RuntimeError."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and any(part in str(error) for part in ("DefaultCPUAllocator", "bad_alloc"))
+    return isinstance(error, RuntimeError) and any(part in str(error) for part in NO_MEMORY)

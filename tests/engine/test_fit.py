@@ -2,6 +2,7 @@
 
 import errno
 import io
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ from trash_seg.training import build_loaders
 CPU = torch.device("cpu")
 
 
-def make_fit(path: Path, announced: list[list[int]], *, epochs: int = 2) -> Fit:
+def make_fit(path: Path, announced: list[list[int]], *, epochs: int = 2, num_workers: int = 0) -> Fit:
     path.mkdir(exist_ok=True)
     settings = [*TINY, "decoder=FPN", "training.ema_decay=0.9", f"training.epochs={epochs}"]
+    settings += [f"runtime.num_workers={num_workers}"]
     config = compose_config(settings)
     dataset = open_dataset(config.data, image_size=config.training.image_size, runtime=config.runtime)
     train, val = build_loaders(config, dataset, CPU)
@@ -100,6 +102,22 @@ def test_epochs_that_end_during_a_save_are_saved_with_the_next(tmp_path: Path, m
     assert state(plain.last_path)["num_steps"] == state(beside.last_path)["num_steps"]
     best = load_file(plain.best_path)
     assert all(torch.equal(tensor, best[name]) for name, tensor in load_file(beside.best_path).items())
+
+
+@pytest.mark.parametrize(("num_workers", "beside"), [(0, [True, False]), (1, [False, False])])
+def test_workers_are_not_forked_while_a_thread_saves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int, beside: list[bool]
+) -> None:
+    monkeypatch.setattr(fit, "SAVES_BESIDE_TRAINING", ("cpu",))
+    running, seen, write = make_fit(tmp_path, [], num_workers=num_workers), [], checkpoint.write
+
+    def note(run_dir: RunDir, state: dict[str, Any]) -> None:
+        seen.append(threading.current_thread() is not threading.main_thread())
+        write(run_dir, state)
+
+    monkeypatch.setattr(checkpoint, "write", note)
+    running.run()
+    assert seen == beside
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

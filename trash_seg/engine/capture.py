@@ -83,14 +83,16 @@ class Captured:
             with unchanged(self.model, self.optimizer), torch.cuda.stream(torch.cuda.current_stream()):
                 self._record(inputs)
         except RuntimeError as error:
+            # Ending a capture that has failed raises once more.
             if self.required:
-                raise
+                raise (error.__context__ or error) from None
             self._refused = True
-            # Ending a capture that has failed raises once more. A name for the cause would keep what this step made.
+            # A name for the cause would keep what this step made.
             reason = str(error.__context__ or error).partition("\n")[0]
             log.warning("step: eager, because capturing fails (%s)", reason)
         if self._refused:
             gc.collect()  # what is left of autograd's nodes belongs to the stream of the warm-up
+            torch.cuda.empty_cache()  # as does its memory, which no other stream is given
 
     def _record(self, inputs: tuple[Tensor, ...]) -> None:
         self._inputs = tuple(value.clone() for value in inputs)

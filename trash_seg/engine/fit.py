@@ -63,6 +63,8 @@ class Fit:
         self.classes, self.val_names = classes, val_names
         self.on_save = on_save
         self.position = Position()
+        # Worker processes are forked at the start of an epoch, and none from the midst of a save.
+        self.saves_beside = step.device.type in SAVES_BESIDE_TRAINING and not (train.forks or val.forks)
         self.saved_at = time.monotonic()
         self.writer = ThreadPoolExecutor(1)
         self.saving: tuple[Future[None], dict[str, Any]] | None = None
@@ -158,15 +160,15 @@ class Fit:
         position.epoch, position.step = position.epoch + 1, 0
         position.last = {"epoch": position.epoch, **asdict(scores)}
         if position.best is None or scores.miou > position.best["miou"]:
-            weights = {name: tensor.cpu().clone() for name, tensor in self.step.evaluated.state_dict().items()}
+            weights = {name: t.to("cpu", copy=True) for name, t in self.step.evaluated.state_dict().items()}
             position.best = {**position.last, "counts": counts, "weights": weights}
         position.history.append(self._history_row(scores, train_loss, val_loss, val_seconds))
 
     def save(self, *, at_once: bool) -> None:
         """Writes checkpoint and results.
 
-        On a GPU the training goes on meanwhile, and an epoch that ends before they are written is saved with a later
-        one: what a kill can lose is the epoch under way, and the seconds of a save.
+        On a GPU the training goes on meanwhile, unless samples come from workers, and an epoch that ends before they
+        are written is saved with a later one: what a kill can lose is the epoch under way, and the seconds of a save.
 
         Args:
             at_once: Return only when they are on the disk.
@@ -181,7 +183,7 @@ class Fit:
             best = {**best, "weights": self.step.evaluated.state_dict()}
         state = checkpoint.collect(self.step, {**vars(position), "best": best})
         self.saved_at = time.monotonic()
-        if at_once or self.step.device.type not in SAVES_BESIDE_TRAINING:
+        if at_once or not self.saves_beside:
             self._write(state)
             self._announce(state)
         else:
