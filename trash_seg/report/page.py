@@ -17,7 +17,7 @@ from trash_seg.report.against import Comparison
 from trash_seg.report.board import Board, Group, Row
 from trash_seg.report.collect import Run, last_lines
 from trash_seg.report.images import READ_ERRORS, Picture, bootstrap_images, confusion_of, explain, pictures
-from trash_seg.report.noise import Floats
+from trash_seg.report.noise import IDENTICAL, Floats
 from trash_seg.report.reference import Published
 
 NUM_TOP = 10
@@ -70,7 +70,8 @@ def render(content: Content) -> tuple[str, list[str]]:
         states=Counter(run.state for run in board.runs),
         settings=_settings(board.rows), environments=_environments(board.runs), legend=_legend(board),
         confusion_labels=[name for name, _ in confusions], missing=missing, most_failures=MOST_FAILURES,
-        class_rows=figures.NUM_CLASS_ROWS, curve_metrics=figures.CURVE_METRICS, costs=figures.COSTS, stats=stats,
+        class_rows=figures.NUM_CLASS_ROWS, curve_metrics=figures.CURVE_METRICS, costs=figures.COSTS,
+        num_draws=stats.NUM_DRAWS, identical=IDENTICAL,
     )  # fmt: skip
     return page, missing
 
