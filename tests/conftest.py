@@ -1,26 +1,38 @@
 """Fixtures for all rooms: a cache of the tests' own, and the real command line."""
 
+import atexit
 import os
 import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import rich
+
+from tests.sweep.kill import kill_tree
 
 ROOT = Path(__file__).parents[1]
 TRASH190 = ROOT.parent / "shared" / "data" / "trash190"
 PEER = ROOT.parent / "shared" / "peers" / "notebook_baseline.py"
 
-# In the background of a shell it is ignored, and would be by every command that a test starts and interrupts.
+# In the background of a shell or under nohup they are ignored, and would be by every command that a test signals.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
+    signal.signal(number, signal.SIG_DFL)
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may need a network
+hub = tempfile.TemporaryDirectory()
+atexit.register(hub.cleanup)
+os.environ["HF_HOME"] = hub.name  # nor find weights that somebody fetched before
+for name in ("TRASH_SEG_WEIGHTS_DIR", "FORCE_COLOR", "TTY_COMPATIBLE"):  # the user's own
+    os.environ.pop(name, None)
 os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # torch looks at it once a process, for tests in deterministic mode
 # torch reads it when it starts: processes side by side share the cores out. A worker inherits what its parent, which
 # runs no test, has set here for itself.
@@ -64,6 +76,27 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.environ["TRASH_SEG_CACHE_DIR"] = str(path)
     yield path
     del os.environ["TRASH_SEG_CACHE_DIR"]
+
+
+STARTED: list[subprocess.Popen[str]] = []
+
+
+def start_process(command: Sequence[str | Path], **options: Any) -> subprocess.Popen[str]:
+    """A process whose output can be read, errors included. It does not outlive its test."""
+    options = {"env": command_environment(), **options}
+    process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+    STARTED.append(process)
+    return process
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test() -> Iterator[None]:
+    """What a failed test leaves would take cores, and its open pipe would be a warning, from another."""
+    yield
+    while STARTED:
+        with STARTED.pop() as process:  # closes its pipe
+            if process.poll() is None:
+                kill_tree(process.pid)
 
 
 def run_module(module: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -1,5 +1,6 @@
 """One run through the real command line: what it leaves, how it goes on, what bad input gets."""
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -20,8 +21,9 @@ import safetensors.torch
 import torch
 from filelock import SoftFileLease
 
-from tests.conftest import TINY, Completed, Train, command_environment, memory_for
+from tests.conftest import TINY, Completed, Train, command_environment, memory_for, start_process
 from trash_seg.attempt import Attempt
+from trash_seg.engine import fit
 from trash_seg.job import LEASE_SECONDS
 from trash_seg.rundir import METRICS, TIME_COLUMNS, RunDir
 
@@ -92,21 +94,46 @@ def test_the_same_command_finds_its_finished_run(train: Train, finished_sweep: P
     assert RunDir(only_run(tmp_path)).last_path.stat().st_mtime_ns == before
 
 
+def test_what_is_kept_is_of_the_best_epoch(
+    train: Train, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of three; of the same run that ends with it, files and weights are the same. Also after a resume."""
+    scores, true_score = iter((0.3, 0.5, 0.4)), fit.score
+    monkeypatch.setattr(fit, "score", lambda *a, **k: dataclasses.replace(true_score(*a, **k), miou=next(scores)))
+    assert train(*TINY, "training.epochs=3", "sweep.stop_epoch=2").code == 0
+    assert train(*TINY, "training.epochs=3").code == 0
+    files, wanted = RunDir(only_run(tmp_path)), RunDir(finished_run)
+    status = files.read_status()
+    assert (status["best"]["epoch"], status["best"]["miou"]) == (2, 0.5)
+    assert (status["last"]["epoch"], status["last"]["miou"]) == (3, 0.4)
+    assert same_weights(files.path, wanted.path)
+    for path, other in ((files.confusion_path, wanted.confusion_path), (files.samples_path, wanted.samples_path)):
+        with np.load(path) as ours, np.load(other) as theirs:
+            assert ours.files == theirs.files
+            assert all(np.array_equal(ours[name], theirs[name]) for name in ours.files)
+
+
 @pytest.mark.slow
 def test_runtime_changes_no_bit(train: Train, tmp_path: Path) -> None:
     """With a decoder that has dropout: workers and checkpoints must leave its stream of random numbers alone."""
     dropout = ["decoder=FPN", "training.epochs=1"]
     assert train(*TINY, *dropout, "sweep.name=plain").code == 0
     others = ["runtime=cpu", "runtime.cache=false", "runtime.num_workers=2", "runtime.checkpoint_seconds=1e-9"]
+    others += ["runtime.tensorboard=true"]
     assert train(*TINY[1:3], *dropout, *others, "runtime.step=eager", "sweep.name=others").code == 0
     (plain,), (changed,) = ((tmp_path / "outputs" / name).iterdir() for name in ("plain", "others"))
     assert history(changed) == history(plain)
     assert same_weights(changed, plain)
+    (events,) = RunDir(changed).tensorboard_dir.iterdir()
+    assert b"miou_image" in events.read_bytes()
 
 
-def start(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "trash_seg.train", *arguments]
-    return subprocess.Popen(command, cwd=cwd, env=command_environment(), text=True, stdout=subprocess.PIPE, stderr=2)
+PATIENT = Path(__file__).with_name("patient.py")
+
+
+def start(cwd: Path, *arguments: str, script: Path | None = None) -> subprocess.Popen[str]:
+    command = [sys.executable, *([script] if script else ["-m", "trash_seg.train"]), *arguments]
+    return start_process(command, cwd=cwd)
 
 
 def wait_for_checkpoints(process: subprocess.Popen[str], cwd: Path, number: int) -> None:
@@ -149,7 +176,7 @@ def test_killed_in_mid_epoch_it_goes_on_bit_for_bit(train: Train, tmp_path: Path
 def test_asked_to_stop_it_saves_and_says_so(
     train: Train, finished_run: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    process = start(tmp_path, *TINY)
+    process = start(tmp_path, *TINY, script=PATIENT)
     wait_for_checkpoints(process, tmp_path, 1)
     process.send_signal(number)
     output = process.communicate()[0]
@@ -166,7 +193,7 @@ def test_asked_to_stop_it_saves_and_says_so(
 def test_a_run_whose_terminal_closes_saves(tmp_path: Path) -> None:
     terminal, command = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "trash_seg.train", *TINY], cwd=tmp_path, env=command_environment(), stdin=command,
+        [sys.executable, PATIENT, *TINY], cwd=tmp_path, env=command_environment(), stdin=command,
         stdout=command, stderr=command, start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )  # fmt: skip
     os.close(command)
@@ -320,6 +347,10 @@ def check_failure(completed: Completed, folder: Path, message: str) -> None:
         (["training.batch_size=1000"], "training.batch_size=1000"),
         (["training.precision=fp16"], "training.precision=fp16"),
         (["encoder=timm", "encoder.name=tu-nosuchmodel"], "tu-nosuchmodel"),
+        (
+            ["encoder=timm", "encoder.name=tu-coatnet_pico_rw_224", "decoder=FPN"],
+            "image_size=32: the network refuses it (T",
+        ),
         (["decoder.name=Nope"], "decoder.name=Nope: SMP has unet"),
         (["optimizer.name=Adamm"], "optimizer.name=Adamm"),
     ],
@@ -435,7 +466,7 @@ def test_a_lost_lock_ends_the_run_without_another_write(
 @pytest.mark.parametrize("kilobytes", [20000, 60000])
 def test_a_full_disk_leaves_the_checkpoint_before(train: Train, tmp_path: Path, kilobytes: int) -> None:
     """The limit on the size of a file stands for the disk: the next checkpoint does not fit."""
-    process = start(tmp_path, *TINY)
+    process = start(tmp_path, *TINY, script=PATIENT)
     wait_for_checkpoints(process, tmp_path, 1)
     process.send_signal(signal.SIGTERM)
     process.communicate()

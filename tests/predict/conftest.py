@@ -54,13 +54,14 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def predict(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Predict:
-    """`python -m trash_seg.predict`, without the seconds that a new process takes to import torch."""
+    """`python -m trash_seg.predict` on the CPU, without the seconds that a new process takes to import torch."""
 
     def run(*arguments: object) -> Completed:
         widen(monkeypatch)
         threads = torch.get_num_threads()
         try:
-            code = main([str(argument) for argument in arguments])
+            device = () if "--device" in arguments else ("--device", "cpu")
+            code = main([str(argument) for argument in (*arguments, *device)])
         finally:
             torch.set_num_threads(threads)
         captured = capsys.readouterr()

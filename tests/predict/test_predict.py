@@ -101,7 +101,7 @@ def test_a_run_on_real_photographs_to_its_submission(tmp_path: Path) -> None:
     trained = run_module("trash_seg.train", *settings, "training.epochs=3", "runtime=cpu", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     (run,) = (tmp_path / "outputs" / "default").iterdir()
-    outputs = ("--submission", "submission.csv", "--masks", "masks", "--overlays", "overlays")
+    outputs = ("--submission", "submission.csv", "--masks", "masks", "--overlays", "overlays", "--device", "cpu")
     completed = run_module("trash_seg.predict", str(run), "--data", str(TRASH190 / "test.json"), *outputs, cwd=tmp_path)
     assert completed.returncode == 0, completed.stdout + completed.stderr
     assert len(rows_of(tmp_path / "submission.csv")) == 31

@@ -22,7 +22,10 @@ from safetensors.numpy import load_file
 from trash_seg.rundir import TIME_COLUMNS, RunDir
 
 ROOT = Path(__file__).parents[2]
-GRID = ("-m", "encoder=resnet18,mobilenet_v2", "decoder=FPN,Unet,Linknet", "training.image_size=32")
+GRID = (
+    "-m", "encoder=resnet18,mobilenet_v2", "decoder=FPN,Unet,Linknet", "training.image_size=32", "runtime.device=cpu",
+    "runtime.num_threads=1",
+)  # fmt: skip
 
 
 @dataclass
@@ -90,12 +93,18 @@ def compare(folder: Path, *, kills: int, epochs: int, moments: random.Random, lo
     figures = Figures()
     before = rows_of(broken)
     while figures.kills < kills:
+        started = time.time()
         process = start(broken, epochs)
         try:
             # From the launcher's first breath to some epochs on: every kind of moment, and a sweep that lasts.
-            process.wait(timeout=moments.uniform(0.5, longest))
+            if moments.random() < 0.5:
+                process.wait(timeout=moments.uniform(0.5, longest))
+            else:
+                while rows_of(broken) == before and process.poll() is None:
+                    time.sleep(0.02)
+                process.wait(timeout=moments.uniform(0, 1))
         except subprocess.TimeoutExpired:
-            running = [path for path in runs(broken) if state_of(path) == "running"]
+            running = [path for path in runs(broken) if state_of(path) == "running" and touched(path) >= started]
             kill_tree(process.pid)
             process.wait()
             figures.kills += 1
@@ -153,6 +162,11 @@ def runs(folder: Path) -> list[Path]:
 
 def state_of(path: Path) -> str | None:
     return (RunDir(path).read_status() or {}).get("state")
+
+
+def touched(path: Path) -> float:
+    """When the status was written, in seconds since the epoch: a run that was killed earlier reads `running` too."""
+    return RunDir(path).status_path.stat().st_mtime
 
 
 def rows_of(folder: Path) -> dict[str, list[dict[str, str]]]:

@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Completed, command_environment
+from tests.conftest import Completed, command_environment, start_process
 from tests.sweep.cluster import needs_slurm, running_cluster, wait_until
 from tests.sweep.test_halving import GRID, check_finished
 from tests.sweep.test_pool import statuses
@@ -19,7 +20,7 @@ from trash_seg.rundir import TIME_COLUMNS, RunDir
 from trash_seg.sweep.slurm import _asks_for_gpus, _parameters
 
 pytestmark = [pytest.mark.slurm, needs_slurm]
-QUICK = ("-m", "encoder=resnet18", "training.image_size=64")
+QUICK = ("-m", "encoder=resnet18", "training.image_size=64", "runtime.device=cpu")
 SLURM = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.poll_seconds=1")
 
 
@@ -35,21 +36,13 @@ class Sweep:
     def __init__(self, cluster: dict[str, str], folder: Path) -> None:
         self.environment = {**cluster, **command_environment(), "SLURM_CONF": cluster["SLURM_CONF"]}
         self.folder = folder
-        self.processes: list[subprocess.Popen[str]] = []
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "trash_seg.train", *QUICK, *SLURM, *arguments], cwd=self.folder,
-            env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        self.processes.append(process)
-        return process
+        command = [sys.executable, "-m", "trash_seg.train", *QUICK, *SLURM, *arguments]
+        return start_process(command, cwd=self.folder, env=self.environment)
 
-    def clean_up(self) -> None:
-        """What a failed test leaves takes no core, and no line of output, from the next."""
-        for process in self.processes:
-            with process:  # closes its pipe
-                process.kill()
+    def cancel(self) -> None:
+        """What a failed test leaves takes no core from the next."""
         for name in self.names():
             self.slurm("scancel", f"--name={name}")
 
@@ -87,14 +80,21 @@ class Sweep:
             what=f"attempt {number}",
         )
 
+    def wait_for_a_later_epoch(self) -> int:
+        """Of the one run. Returns it."""
+        (epoch,) = self.epochs()
+        wait_until(lambda: self.epochs()[0] > epoch, seconds=120, what=f"an epoch after {epoch}")
+        return self.epochs()[0]
+
     def process_on_the_node(self) -> int:
         """The process id of the one job that runs."""
-        commands = {path.parent.name: path.read_bytes().split(b"\0") for path in Path("/proc").glob("[0-9]*/cmdline")}
-        (pid,) = (
-            int(pid)
-            for pid, words in commands.items()
-            if words[0].endswith(b"python") and b"submitit.core._submit" in words and bytes(self.folder) in words[-2]
-        )
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):  # it has ended since
+                words = path.read_bytes().split(b"\0")
+                if b"python" in Path(os.fsdecode(words[0])).name.encode() and b"submitit.core._submit" in words:
+                    found += [int(path.parent.name)] if bytes(self.folder) in words[-2] else []
+        (pid,) = found
         return pid
 
     def epochs(self) -> list[int]:
@@ -105,7 +105,7 @@ class Sweep:
 def sweep(cluster: dict[str, str], tmp_path: Path) -> Iterator[Sweep]:
     sweep = Sweep(cluster, tmp_path)
     yield sweep
-    sweep.clean_up()
+    sweep.cancel()
 
 
 def test_a_failed_run_fails_in_slurm_and_hides_no_other(sweep: Sweep) -> None:
@@ -129,15 +129,16 @@ def test_a_failed_run_fails_in_slurm_and_hides_no_other(sweep: Sweep) -> None:
 
 def test_requeued_and_out_of_time_a_run_goes_on_as_if_unbroken(sweep: Sweep, tmp_path: Path) -> None:
     grid = ("decoder=FPN", "training.epochs=500", "seed=1", "runtime.num_threads=1")
-    process = sweep.start(*grid, "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=10")
+    process = sweep.start(*grid, "hydra.launcher.timeout_min=30", "hydra.launcher.signal_delay_s=10")
     wait_until(lambda: max(sweep.epochs(), default=0) >= 1, seconds=120, what="an epoch")
     (job,) = sweep.jobs()
     sweep.slurm("scontrol", "requeue", job["JobId"])
     sweep.wait_for_attempt(2)
+    sweep.wait_for_a_later_epoch()
+    sweep.slurm("scontrol", "update", f"JobId={job['JobId']}", "TimeLimit=1")
     sweep.wait_for_attempt(3)  # the second was ended by its minute
     sweep.slurm("scontrol", "update", f"JobId={job['JobId']}", "TimeLimit=30")
-    epoch = sweep.epochs()[0]
-    wait_until(lambda: sweep.epochs()[0] > epoch, seconds=120, what="an epoch of the third attempt")
+    epoch = sweep.wait_for_a_later_epoch()
     assert int(sweep.jobs()[0]["Restarts"]) == 2
     sweep.slurm("scancel", job["JobId"])
     output = process.communicate()[0]
@@ -146,12 +147,12 @@ def test_requeued_and_out_of_time_a_run_goes_on_as_if_unbroken(sweep: Sweep, tmp
     unbroken = Sweep(sweep.environment, tmp_path / "unbroken")
     unbroken.folder.mkdir()
     command = [sys.executable, "-m", "trash_seg.train", *QUICK[1:], *grid]
-    single = subprocess.Popen(command, cwd=unbroken.folder, env=sweep.environment, stdout=subprocess.DEVNULL)
+    single = start_process(command, cwd=unbroken.folder, env=sweep.environment)
     wait_until(lambda: max(unbroken.epochs(), default=0) >= len(broken), seconds=300, what="as many epochs")
     single.send_signal(signal.SIGINT)
-    single.wait()
+    single.communicate()
     assert unbroken.history()[name][: len(broken)] == broken
-    assert len(broken) > epoch
+    assert len(broken) >= epoch
 
 
 def test_jobs_outlive_their_submitter_and_are_found_again(sweep: Sweep) -> None:
@@ -211,6 +212,7 @@ def test_a_run_may_use_all_cores_of_its_job(sweep: Sweep) -> None:
     process = sweep.start("decoder=FPN", "training.epochs=300", "seed=1", "hydra.launcher.cpus_per_task=2")
     wait_until(lambda: any(epoch >= 1 for epoch in sweep.epochs()), seconds=120, what="an epoch")
     assert len(os.sched_getaffinity(sweep.process_on_the_node())) == 2
+    assert [status["environment"]["num_threads"] for status in statuses(sweep.folder).values()] == [2]
     (job,) = sweep.jobs()
     sweep.slurm("scancel", job["JobId"])
     output = process.communicate()[0]
@@ -241,7 +243,7 @@ def wrap_sbatch(sweep: Sweep, then: str) -> None:
 
 def test_ctrl_c_in_the_midst_of_submitting_leaves_whole_jobs(sweep: Sweep) -> None:
     wrap_sbatch(sweep, "&& kill -INT $PPID")
-    grid = ("decoder=FPN", "training.epochs=1", "seed=1,2")
+    grid = ("decoder=FPN", "training.epochs=20", "seed=1,2")  # none ends before the second command looks
     stopped = sweep.run(*grid)
     assert stopped.code == 75, stopped.output
     assert "the jobs go on (scancel " in stopped.output
