@@ -31,7 +31,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may need a network
 hub = tempfile.TemporaryDirectory()
 atexit.register(hub.cleanup)
 os.environ["HF_HOME"] = hub.name  # nor find weights that somebody fetched before
-for name in ("TRASH_SEG_WEIGHTS_DIR", "FORCE_COLOR", "TTY_COMPATIBLE"):  # the user's own
+# The user's own.
+for name in ("TRASH_SEG_WEIGHTS_DIR", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "FORCE_COLOR", "TTY_COMPATIBLE"):
     os.environ.pop(name, None)
 os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # torch looks at it once a process, for tests in deterministic mode
 # torch reads it when it starts: processes side by side share the cores out. A worker inherits what its parent, which
@@ -93,6 +94,11 @@ def start_process(command: Sequence[str | Path], **options: Any) -> subprocess.P
 def no_process_outlives_its_test() -> Iterator[None]:
     """What a failed test leaves would take cores, and its open pipe would be a warning, from another."""
     yield
+    end_processes()
+
+
+def end_processes() -> None:
+    """Whatever `start_process` has started, and what that has started."""
     while STARTED:
         with STARTED.pop() as process:  # closes its pipe
             if process.poll() is None:

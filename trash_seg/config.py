@@ -195,7 +195,8 @@ class DataConfig:
         unique = len(set(self.classes)) == len(self.classes)
         _check(unique, "data.classes", self.classes, "a class name stands twice")
         for category, name in self.class_of.items():
-            rule = f"no such class; data.classes has {', '.join(self.classes)} (data=coco begins without class_of)"
+            rule = f"no such class; data.classes has {', '.join(self.classes)}"
+            rule += " (data=coco begins without entries)" if category == name else ""
             _check(name is None or name in self.classes, f"data.class_of.{category}", name, rule)
         if self.num_folds is None:
             _check(self.fold is None, "data.fold", self.fold, "give data.num_folds too")

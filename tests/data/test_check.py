@@ -7,10 +7,10 @@ import pytest
 
 import trash_seg.check
 from tests.conftest import TINY, TRASH190, Train, needs_trash190, run_module
-from tests.data.broken import breaks_annotations, breaks_images, clean
+from tests.data.broken import CATEGORIES, breaks_annotations, breaks_images, clean
 from trash_seg.data.findings import RULES
 
-FILE_RULES = {"missing-file", "missing-test", "not-json", "not-coco", "empty-split", "unlabelled-split"}
+FILE_RULES = {"missing-file", "missing-test", "not-json", "not-coco", "empty-split", "no-labels"}
 FOLDER_RULES = {"missing-mask", "broken-mask", "unknown-index", "other-file", "unused-mask"}
 
 
@@ -106,10 +106,20 @@ def test_annotations_that_are_all_lost_stop_training(tmp_path: Path) -> None:
     val.write()
     code, content = check(tmp_path, "data=trash", f"data.root={tmp_path / 'data'}", read_images=False)
     assert code == 1
-    assert content["counts"] == {"no-annotations": 11, "unknown-image": 11, "unlabelled-split": 1}
+    assert content["counts"] == {"no-annotations": 11, "unknown-image": 11, "no-labels": 1}
     texts = {finding["code"]: finding["message"] for finding in content["findings"]}
     assert "is of image '10', which is not listed: ids are numbers in one place and str" in texts["unknown-image"]
-    assert "no annotation for train can be used" in texts["unlabelled-split"]
+    assert "train.json: not one annotation can be used" in texts["no-labels"]
+
+
+def test_a_fold_that_has_none_of_the_few_annotations_is_no_error(tmp_path: Path) -> None:
+    train, _ = clean(tmp_path / "data")
+    del train.content["annotations"][1:]
+    train.write()
+    classes = f"data.classes=[Background,{','.join(CATEGORIES)}]"
+    folds = ("data.annotations=train.json", "data.num_folds=3", "data.fold=0")
+    code, content = check(tmp_path, "data=coco", f"data.root={tmp_path / 'data'}", classes, *folds, read_images=False)
+    assert (code, content["counts"]) == (0, {"no-annotations": 10, "absent-class": 21})
 
 
 def test_a_missing_test_split_is_no_error(tmp_path: Path) -> None:

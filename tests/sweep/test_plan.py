@@ -111,6 +111,12 @@ def test_the_size_that_a_network_refuses(train: Train, tmp_path: Path) -> None:
             ["decoder=Unet,FPN", "+decoder.options={decoder_chanels: [8]}"],
             "decoder.options.decoder_chanels: smp.Unet has encoder_depth",
         ),
+        (
+            ["encoder=timm", "encoder.name=tu-resnet10t,tu-resnet18", "+decoder.options={decoder_chanels: [8]}"],
+            "decoder.options={'decoder_chanels': [8]}: tu-resnet10t × Unet refuses them (",
+        ),
+        (["seed=1,2", "+decoder.options={decoder_channels: [8]}"], "resnet18 × Unet refuses them (Model depth is 5"),
+        (["optimizer.lr=1,2", "+optimizer.options={foreach: true, fused: true}"], "Adam refuses them (`fused` and"),
         (["optimizer.name=Adan,Adam"], "optimizer.name=Adan: torch.optim has no such optimizer"),
         (
             ["optimizer=sgd,adam", "+optimizer.options.momentun=0.9"],

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Completed, command_environment, start_process
+from tests.conftest import Completed, command_environment, end_processes, start_process
 from tests.sweep.cluster import needs_slurm, running_cluster, wait_until
 from tests.sweep.test_halving import GRID, check_finished
 from tests.sweep.test_pool import statuses
@@ -105,11 +105,12 @@ class Sweep:
 def sweep(cluster: dict[str, str], tmp_path: Path) -> Iterator[Sweep]:
     sweep = Sweep(cluster, tmp_path)
     yield sweep
+    end_processes()  # or one in the midst of submitting leaves an array behind
     sweep.cancel()
 
 
 def test_a_failed_run_fails_in_slurm_and_hides_no_other(sweep: Sweep) -> None:
-    grid = ("training.epochs=1", "seed=1,2", "optimizer.lr=1e-4,1e30")
+    grid = ("training.epochs=1", "seed=1,2", "optimizer.lr=1e-4,1e30", "runtime.device=auto")
     answer = sweep.run(*grid, "decoder=FPN,DPT")
     assert answer.code == 1, answer.output
     assert "4 left out: SMP cannot build them" in answer.output
@@ -135,8 +136,10 @@ def test_requeued_and_out_of_time_a_run_goes_on_as_if_unbroken(sweep: Sweep, tmp
     sweep.slurm("scontrol", "requeue", job["JobId"])
     sweep.wait_for_attempt(2)
     sweep.wait_for_a_later_epoch()
-    sweep.slurm("scontrol", "update", f"JobId={job['JobId']}", "TimeLimit=1")
-    sweep.wait_for_attempt(3)  # the second was ended by its minute
+    hours, minutes, seconds = map(int, sweep.jobs()[0]["RunTime"].split(":"))
+    limit = 60 * hours + minutes + 1 + (seconds > 30)
+    sweep.slurm("scontrol", "update", f"JobId={job['JobId']}", f"TimeLimit={limit}")
+    sweep.wait_for_attempt(3)  # the second was ended by its limit
     sweep.slurm("scontrol", "update", f"JobId={job['JobId']}", "TimeLimit=30")
     epoch = sweep.wait_for_a_later_epoch()
     assert int(sweep.jobs()[0]["Restarts"]) == 2

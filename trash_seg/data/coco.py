@@ -167,7 +167,8 @@ class CocoReader:
             class_name = self.class_of.get(name, name)
             indices[entry["id"]] = None if class_name is None else self.index_of.get(class_name)
             if class_name is not None and class_name not in self.index_of:
-                text = f"category {name!r} has no class; give data.class_of one for it, or null to leave it out"
+                way_out = "'+data.class_of={CATEGORY: CLASS}', or data.class_of in a data file of your own"
+                text = f"category {name!r} has no class; give it one, or null to leave it out: {way_out}"
                 self._add("unmapped-category", file, text)
         return indices
 

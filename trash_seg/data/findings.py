@@ -29,7 +29,7 @@ RULES: dict[str, Rule] = {
     "not-json": Rule(True, "annotation file is not JSON, or cut short", "refuses the dataset"),
     "not-coco": Rule(True, "annotation file is not COCO", "refuses the dataset"),
     "empty-split": Rule(True, "split has no images", "refuses the dataset"),
-    "unlabelled-split": Rule(True, "no annotation of a split can be used", "refuses the dataset"),
+    "no-labels": Rule(True, "no annotation of a file can be used", "refuses the dataset"),
     "unmapped-category": Rule(True, "category that no class takes", "refuses the dataset"),
     "unused-mapping": Rule(False, "data.class_of names a category that no file has", "ignores the entry"),
     "category-mismatch": Rule(False, "category names differ between splits", "goes by the names, not the ids"),

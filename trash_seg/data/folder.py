@@ -9,14 +9,14 @@ from PIL import Image
 
 from trash_seg.data.coco import ImageRecord
 from trash_seg.data.findings import Finding
-from trash_seg.data.image import DECODE_ERRORS, ImageError, image_suffixes
+from trash_seg.data.image import DECODE_ERRORS, FORMATS, ImageError, image_suffixes
 
 MASK_MODES = ("L", "P", "1")
 """Grey, palette (its indices count, not its colours), black and white."""
 
 
 def read_folder(root: Path, name: str, *, findings: list[Finding]) -> tuple[list[ImageRecord], str]:
-    """Pairs the images of a split with their masks.
+    """Pairs the images of a split with their masks. Hidden files are no part of it.
 
     Args:
         root: The data folder.
@@ -31,38 +31,46 @@ def read_folder(root: Path, name: str, *, findings: list[Finding]) -> tuple[list
         text = f"{name}: {folder} has no folders images and masks [missing-file]"
         findings.append(Finding("missing-file", name, text))
         return [], ""
-    records, suffixes, stems = [], image_suffixes(), set()
-    for path in sorted((folder / "images").iterdir()):
+    records, suffixes, num_images = [], image_suffixes(), 0
+    entries, masks = (sorted((folder / kind).glob("[!.]*")) for kind in ("images", "masks"))
+    for path in entries:
         if path.suffix.lower() not in suffixes or path.is_dir():
-            text = f"{path}: not read; images lie here and end in {', '.join(sorted(suffixes))} [other-file]"
+            text = f"{path}: not read, being none of {', '.join(FORMATS)} [other-file]"
             findings.append(Finding("other-file", name, text))
             continue
-        stems.add(path.stem)
+        num_images += 1
         image_name, mask_name = f"{name}/images/{path.name}", f"{name}/masks/{path.stem}.png"
         try:
-            with Image.open(root / mask_name) as mask:
-                mode, size = mask.mode, mask.size
-        except FileNotFoundError:
-            text = f"{image_name}: {root / mask_name} is not there [missing-mask]"
-            findings.append(Finding("missing-mask", name, text, image=image_name))
-            continue
-        except DECODE_ERRORS as error:
-            text = f"{root / mask_name}: does not decode ({error}) [broken-mask]"
-            findings.append(Finding("broken-mask", name, text, image=image_name))
-            continue
-        if mode not in MASK_MODES:
-            text = f"{_wrong_mode(root / mask_name, mode)} [broken-mask]"
-            findings.append(Finding("broken-mask", name, text, image=image_name))
-            continue
-        records.append(ImageRecord(image_name, *size, mask_name=mask_name))
-    for path in sorted((folder / "masks").iterdir()):
-        if path.stem not in stems or path.suffix != ".png":
-            text = f"{path}: no image in {folder / 'images'} has this mask [unused-mask]"
+            records.append(ImageRecord(image_name, *_mask_size(root / mask_name), mask_name=mask_name))
+        except ImageError as error:
+            findings.append(Finding(error.code, name, f"{error} [{error.code}]", image=image_name))
+    stems = {path.stem for path in entries}
+    for path in masks:
+        if path.suffix == ".png" and path.stem not in stems:
+            text = f"{path}: there is no image of this name in {folder / 'images'} [unused-mask]"
             findings.append(Finding("unused-mask", name, text))
-    if not stems:
+    if not num_images:
         findings.append(Finding("empty-split", name, f"{name}: {folder / 'images'} holds no images [empty-split]"))
     names = "\n".join(record.file_name for record in records)
     return records, hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _mask_size(path: Path) -> tuple[int, int]:
+    """(width, height) of a file that looks like an index mask.
+
+    Raises:
+        ImageError: It is missing, no image, or no index mask.
+    """
+    try:
+        with Image.open(path) as mask:
+            mode, size = mask.mode, mask.size
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: is not there, and an image is", code="missing-mask") from error
+    except DECODE_ERRORS as error:
+        raise ImageError(f"{path}: does not decode ({error})", code="broken-mask") from error
+    if mode not in MASK_MODES:
+        raise ImageError(f"{path}: mode {mode}; a mask holds one 8-bit class index a pixel", code="broken-mask")
+    return size
 
 
 def read_mask(path: Path, *, num_classes: int) -> npt.NDArray[np.uint8]:
@@ -76,8 +84,6 @@ def read_mask(path: Path, *, num_classes: int) -> npt.NDArray[np.uint8]:
     """
     try:
         with Image.open(path) as image:
-            if image.mode not in MASK_MODES:
-                raise ImageError(_wrong_mode(path, image.mode), code="broken-mask")
             mask = np.asarray(image)
     except DECODE_ERRORS as error:
         raise ImageError(f"{path}: does not decode ({error})", code="broken-mask") from error
@@ -86,7 +92,3 @@ def read_mask(path: Path, *, num_classes: int) -> npt.NDArray[np.uint8]:
         text = f"{path}: holds index {highest}, data.classes has 0 to {num_classes - 1}"
         raise ImageError(text, code="unknown-index")
     return mask.astype(np.uint8)
-
-
-def _wrong_mode(path: Path, mode: str) -> str:
-    return f"{path}: mode {mode}; a mask holds one 8-bit class index a pixel"

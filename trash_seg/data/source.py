@@ -131,9 +131,9 @@ def find_absent_classes(parts: dict[str, Part], classes: list[str]) -> Iterator[
             yield Finding("empty-split", part.unit.name, text)
             continue
         present = {annotation.class_index for record in part.records for annotation in record.annotations}
-        if not present:
-            text = f"{part.unit.name}: no annotation for {name} can be used; all would be background [unlabelled-split]"
-            yield Finding("unlabelled-split", part.unit.name, text)
+        if not any(record.annotations for record in part.unit.records):
+            text = f"{part.unit.name}: not one annotation can be used; all would be background [no-labels]"
+            yield Finding("no-labels", part.unit.name, text)
             continue
         for index, class_name in enumerate(classes):
             if index > 0 and index not in present:

@@ -83,13 +83,10 @@ class Captured:
             with unchanged(self.model, self.optimizer), torch.cuda.stream(torch.cuda.current_stream()):
                 self._record(inputs)
         except RuntimeError as error:
-            # Ending a capture that has failed raises once more.
             if self.required:
-                raise (error.__context__ or error) from None
+                raise
             self._refused = True
-            # A name for the cause would keep what this step made.
-            reason = str(error.__context__ or error).partition("\n")[0]
-            log.warning("step: eager, because capturing fails (%s)", reason)
+            log.warning("step: eager, because capturing fails (%s)", str(error).partition("\n")[0])
         if self._refused:
             gc.collect()  # what is left of autograd's nodes belongs to the stream of the warm-up
             torch.cuda.empty_cache()  # as does its memory, which no other stream is given
@@ -111,8 +108,13 @@ class Captured:
         if self.optimizer is not None:
             self.optimizer.zero_grad(set_to_none=True)  # gradients then live in the graph's own memory
         graph = torch.cuda.CUDAGraph()
-        with collector_paused(), torch.cuda.graph(graph, stream=stream):
-            self._outputs = self.function(*self._inputs)
+        try:
+            with collector_paused(), torch.cuda.graph(graph, stream=stream):
+                self._outputs = self.function(*self._inputs)
+        except RuntimeError as error:
+            if error.__context__ is None:
+                raise
+            raise RuntimeError(str(error.__context__)) from None  # ending a capture that has failed raises once more
         self._graph = graph
 
 

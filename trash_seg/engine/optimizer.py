@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trash_seg.config import OptimizerConfig
-from trash_seg.errors import ConfigError
+from trash_seg.errors import ConfigError, is_out_of_memory
 
 
 def build_optimizer(
@@ -25,14 +25,16 @@ def build_optimizer(
     if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
         raise ConfigError(f"optimizer.name={config.name}: torch.optim has no such optimizer")
     given: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, **config.options}
-    if "foreach" not in config.options:
+    if not {"foreach", "differentiable"} & config.options.keys():
         forms = ("capturable", "fused") if device.type == "cuda" else ("fused",)
         taken = {form: True for form in forms if form in inspect.signature(optimizer).parameters}
         lr = torch.tensor(config.lr, device=device) if taken and device.type == "cuda" else config.lr  # for a graph
         given = {**taken, **given, "lr": lr}
     try:
         return optimizer(parameters, **given)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ConfigError(f"optimizer.options={config.options}: {config.name} refuses them ({error})") from error
 
 

@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from trash_seg.errors import UserError, is_out_of_memory
+from trash_seg.errors import ConfigError, UserError, is_out_of_memory
 from trash_seg.locks import locked
 from trash_seg.rundir import write_text
 
@@ -70,7 +70,7 @@ def facts(
         report: Told how many of the missing pairs are built, and how many there are.
 
     Raises:
-        ConfigError: There is no such encoder, decoder or option.
+        ConfigError: There is no such encoder or decoder, or the pair refuses an option.
         UserError: This machine cannot build one now.
     """
     asked = list(dict.fromkeys(pairs))
@@ -79,16 +79,12 @@ def facts(
     found |= {pair: entry for pair, entry in cache.read().items() if pair in set(asked) - found.keys()}
     missing = [pair for pair in asked if pair not in found]
     if missing:
-        built = _build_all(missing, num_classes=num_classes, image_size=image_size, report=report)
-        found |= built
+        built: dict[Pair, PairFacts] = {}
         try:
-            cache.add(built)
-        except OSError as error:
-            log.warning(
-                "runtime.cache_dir=%s: what is known of %d pairs cannot be kept there (%s); the next command builds "
-                "them again. Free some space, or choose another folder",
-                cache_dir, len(built), error.strerror or error,
-            )  # fmt: skip
+            _build_all(missing, into=built, num_classes=num_classes, image_size=image_size, report=report)
+        finally:
+            cache.keep(built)
+        found |= built
     return {pair: found[pair] for pair in asked}
 
 
@@ -174,11 +170,15 @@ def _tabulated(pair: Pair, num_classes: int, image_size: int) -> PairFacts | Non
 
 
 class _Cache:
-    """One JSON file for each version of SMP and timm, number of classes and image size."""
+    """One JSON file for each version of SMP and timm, number of classes and image size.
+
+    Its `v2` leaves behind what earlier commits kept of misspelt pairs, and of some that had met too little memory.
+    """
 
     def __init__(self, cache_dir: Path, *, num_classes: int, image_size: int) -> None:
+        self.dir = cache_dir
         versions = f"smp-{version('segmentation-models-pytorch')}-timm-{version('timm')}"
-        self.path = cache_dir.expanduser() / "pairs" / f"{versions}-{num_classes}-classes-{image_size}-px.json"
+        self.path = cache_dir.expanduser() / "pairs" / f"{versions}-{num_classes}-classes-{image_size}-px-v2.json"
 
     def read(self) -> dict[Pair, PairFacts]:
         try:
@@ -187,21 +187,28 @@ class _Cache:
             return {}
         return {Pair(*pair): PairFacts(*entry) for pair, entry in rows}
 
-    def add(self, entries: dict[Pair, PairFacts]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(self.path.with_suffix(".lock"), what=str(self.path)):
-            write_text(self.path, json.dumps(list((self.read() | entries).items()), indent=0))
+    def keep(self, entries: dict[Pair, PairFacts]) -> None:
+        """Adds what is new, or says why it cannot."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with locked(self.path.with_suffix(".lock"), what=str(self.path)):
+                write_text(self.path, json.dumps(list((self.read() | entries).items()), indent=0))
+        except OSError as error:
+            log.warning(
+                "runtime.cache_dir=%s: what is known of %d pairs cannot be kept there (%s); the next command builds "
+                "them again. Free some space, or choose another folder",
+                self.dir, len(entries), error.strerror or error,
+            )  # fmt: skip
 
 
 def _build_all(
-    pairs: list[Pair], *, num_classes: int, image_size: int, report: Callable[[int, int], None]
-) -> dict[Pair, PairFacts]:
+    pairs: list[Pair], *, into: dict[Pair, PairFacts], num_classes: int, image_size: int,
+    report: Callable[[int, int], None],
+) -> None:  # fmt: skip
     build = functools.partial(_build_facts, num_classes=num_classes, image_size=image_size)
-    built = {}
     for done, (pair, entry) in enumerate(zip(pairs, _map(build, pairs), strict=True), start=1):
-        built[pair] = entry
+        into[pair] = entry
         report(done, len(pairs))
-    return built
 
 
 def _map(build: Callable[[Pair], PairFacts], pairs: list[Pair]) -> Iterator[PairFacts]:
@@ -223,7 +230,8 @@ def _one_thread() -> None:
 def _build_facts(pair: Pair, *, num_classes: int, image_size: int) -> PairFacts:
     from trash_seg.models.build import check_names
 
-    check_names(pair.encoder, pair.decoder, json.loads(pair.options))
+    options = json.loads(pair.options)
+    check_names(pair.encoder, pair.decoder, options)
     try:
         model = build_on_meta(pair, num_classes=num_classes)
     except Exception as error:  # SMP and timm refuse pairs with every kind of exception
@@ -232,6 +240,11 @@ def _build_facts(pair: Pair, *, num_classes: int, image_size: int) -> PairFacts:
                 f"{pair.encoder} × {pair.decoder}: cannot be built on this machine now ({error}); mend that, or leave "
                 "the pair out"
             ) from error
-        return PairFacts(None, None, " ".join(str(error).split()) or type(error).__name__)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        plain = pair._replace(options="{}")
+        if options and _build_facts(plain, num_classes=num_classes, image_size=image_size).reason is None:
+            text = f"decoder.options={options}: {pair.encoder} × {pair.decoder} refuses them ({reason})"
+            raise ConfigError(text) from error
+        return PairFacts(None, None, reason)
     flops = count_flops(model, image_size=image_size)
     return PairFacts(count_parameters(model), None if flops is None else flops / 1e9, None)

@@ -6,8 +6,8 @@ from multiprocessing import get_context
 
 from trash_seg.config import OptimizerConfig
 
-COMMON = ("Adam", "AdamW", "RAdam")
-"""Without options there is nothing to ask about these."""
+KNOWN = {"Adam": {}, "AdamW": {}, "RAdam": {}, "SGD": {"momentum": 0.9, "nesterov": True}}
+"""Optimizers and options of `conf/optimizer/`, about which there is nothing to ask."""
 
 
 def check_optimizers(configs: Iterable[OptimizerConfig]) -> None:
@@ -16,7 +16,7 @@ def check_optimizers(configs: Iterable[OptimizerConfig]) -> None:
     Raises:
         ConfigError: torch has no such optimizer, or it refuses an option.
     """
-    unusual = {repr(config): config for config in configs if config.options or config.name not in COMMON}
+    unusual = {repr(config): config for config in configs if config.options != KNOWN.get(config.name)}
     if unusual:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             list(pool.map(_check, unusual.values()))

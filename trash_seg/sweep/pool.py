@@ -104,12 +104,10 @@ class Pool:
             if job.answer.poll():  # it says nothing where the fork server has died and the job itself still works
                 state, message = job.answer.recv()
         job.answer.close()
-        if state is None and self._stops:
-            self._record(job, "ended before it could save", None, state="interrupted")
-            return self._view.say(f"{job.run.files.name}: stopped")
-        if state is None:
+        if state is None:  # one that was asked to stop is to go on, whatever ended it before it had saved
             assert job.process.exitcode is not None
-            state, message = self._record(job, *describe_exit(job.process.exitcode))
+            ended = "interrupted" if self._stops else "failed"
+            state, message = self._record(job, *describe_exit(job.process.exitcode), state=ended)
         if state == "running":
             self._elsewhere.append(
                 _Elsewhere(job.run, SoftFileLease(job.run.files.lock_path, lease_duration=LEASE_SECONDS))
@@ -121,7 +119,7 @@ class Pool:
         self._view.end(job.run, status)
         return None
 
-    def _record(self, job: _Job, cause: str, hint: str | None, *, state: str = "failed") -> tuple[str, str]:
+    def _record(self, job: _Job, cause: str, hint: str | None, *, state: str) -> tuple[str, str]:
         """Writes down the end of a job that could not do so itself. Returns the run's state and the cause."""
         try:
             config, overrides = job.run.config, job.run.overrides
