@@ -106,21 +106,23 @@ def test_the_size_that_a_network_refuses(train: Train, tmp_path: Path) -> None:
         (["optimizer.lr=interval(0,1)"], "a grid needs values"),
         (["hydra/sweeper=gird"], "Could not find 'hydra/sweeper/gird'"),
         (["decoder.name=Unnet,Unet"], "decoder.name=Unnet: SMP has unet"),
-        (["encoder.name=resnet81,resnet18"], "encoder.name=resnet81: SMP has no such encoder"),
-        (
-            ["decoder=Unet,FPN", "+decoder.options={decoder_chanels: [8]}"],
-            "decoder.options.decoder_chanels: smp.Unet has encoder_depth",
-        ),
-        (
-            ["encoder=timm", "encoder.name=tu-resnet10t,tu-resnet18", "+decoder.options={decoder_chanels: [8]}"],
-            "decoder.options={'decoder_chanels': [8]}: tu-resnet10t × Unet refuses them (",
-        ),
-        (["seed=1,2", "+decoder.options={decoder_channels: [8]}"], "resnet18 × Unet refuses them (Model depth is 5"),
-        (["optimizer.lr=1,2", "+optimizer.options={foreach: true, fused: true}"], "Adam refuses them (`fused` and"),
         (["optimizer.name=Adan,Adam"], "optimizer.name=Adan: torch.optim has no such optimizer"),
-        (
-            ["optimizer=sgd,adam", "+optimizer.options.momentun=0.9"],
-            "SGD refuses them (SGD.__init__() got an unexpected",
+        *(
+            pytest.param(arguments, message, marks=pytest.mark.slow)  # each asks a process that imports SMP or torch
+            for arguments, message in (
+                (["encoder.name=resnet81,resnet18"], "encoder.name=resnet81: SMP has no such encoder"),
+                (
+                    ["decoder=Unet,FPN", "+decoder.options={decoder_chanels: [8]}"],
+                    "decoder.options.decoder_chanels: smp.Unet has encoder_depth",
+                ),
+                (
+                    ["encoder=timm", "encoder.name=tu-resnet10t,tu-resnet18", "+decoder.options={chanels: [8]}"],
+                    "decoder.options={'chanels': [8]}: tu-resnet10t × Unet refuses them (",
+                ),
+                (["seed=1,2", "+decoder.options={decoder_channels: [8]}"], "resnet18 × Unet refuses them (Model depth"),
+                (["seed=1,2", "+optimizer.options={foreach: true, fused: true}"], "Adam refuses them (`fused` and"),
+                (["optimizer=sgd,adam", "+optimizer.options.momentun=0.9"], "SGD refuses them (SGD.__init__() got an"),
+            )
         ),
     ],
 )

@@ -21,6 +21,8 @@ from trash_seg.sweep.slurm import _asks_for_gpus, _parameters
 
 pytestmark = [pytest.mark.slurm, needs_slurm]
 QUICK = ("-m", "encoder=resnet18", "training.image_size=64", "runtime.device=cpu")
+HELD = "+hydra.launcher.additional_parameters.hold=true"
+"""No job ends, as none starts, before a second command looks."""
 SLURM = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.poll_seconds=1")
 
 
@@ -97,6 +99,18 @@ class Sweep:
         (pid,) = found
         return pid
 
+    def release_after(self, words: str, process: subprocess.Popen[str]) -> None:
+        """Lets held jobs start once a process has said some words."""
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if words in line:
+                break
+        assert words in lines[-1], lines
+        for job in self.jobs():
+            self.slurm("scontrol", "release", job["JobId"])
+
     def epochs(self) -> list[int]:
         return [status["epoch"] for status in statuses(self.folder).values()]
 
@@ -159,14 +173,15 @@ def test_requeued_and_out_of_time_a_run_goes_on_as_if_unbroken(sweep: Sweep, tmp
 
 
 def test_jobs_outlive_their_submitter_and_are_found_again(sweep: Sweep) -> None:
-    grid = ("decoder=FPN", "training.epochs=20", "seed=1,2,3")  # none ends before the second command looks
-    process = sweep.start(*grid)
-    wait_until(lambda: len(sweep.epochs()) >= 2, seconds=120, what="running jobs")
+    grid = ("decoder=FPN", "training.epochs=1", HELD)
+    process = sweep.start(*grid, "seed=1,2,3")
+    wait_until(sweep.jobs, seconds=120, what="queued jobs")
     process.kill()
     process.communicate()
-    again = sweep.run(*grid[:-1], "seed=1,2,3,4")
-    assert again.code == 0, again.output
-    assert "1 submitted, 3 queued or running before" in again.output
+    again = sweep.start(*grid, "seed=1,2,3,4")
+    sweep.release_after("1 submitted, 3 queued or running before", again)
+    output = again.communicate()[0]
+    assert again.returncode == 0, output
     assert [(s["state"], s["attempts"]) for s in statuses(sweep.folder).values()] == [("done", 1)] * 4
     assert [job["JobState"] for job in sweep.jobs()] == ["COMPLETED"] * 4
 
@@ -246,14 +261,15 @@ def wrap_sbatch(sweep: Sweep, then: str) -> None:
 
 def test_ctrl_c_in_the_midst_of_submitting_leaves_whole_jobs(sweep: Sweep) -> None:
     wrap_sbatch(sweep, "&& kill -INT $PPID")
-    grid = ("decoder=FPN", "training.epochs=20", "seed=1,2")  # none ends before the second command looks
+    grid = ("decoder=FPN", "training.epochs=1", "seed=1,2", HELD)
     stopped = sweep.run(*grid)
     assert stopped.code == 75, stopped.output
     assert "the jobs go on (scancel " in stopped.output
+    again = sweep.start(*grid)
+    sweep.release_after("0 submitted, 2 queued or running before", again)
+    output = again.communicate()[0]
+    assert again.returncode == 0, output
     assert len(sweep.jobs()) == 2
-    again = sweep.run(*grid)
-    assert again.code == 0, again.output
-    assert "0 submitted, 2 queued or running before" in again.output
 
 
 def test_what_was_submitted_in_part_is_cancelled(sweep: Sweep) -> None:
