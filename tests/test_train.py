@@ -94,6 +94,7 @@ def test_the_same_command_finds_its_finished_run(train: Train, finished_sweep: P
     assert RunDir(only_run(tmp_path)).last_path.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_of_the_best_epoch(
     train: Train, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,6 +310,7 @@ def test_what_runs_elsewhere_is_left_alone(train: Train, finished_sweep: Path, t
     assert files.status_path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_holder_that_has_gone_silent_is_succeeded(
     train: Train, finished_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -437,6 +439,7 @@ def test_a_folder_that_cannot_hold_runs_is_named(train: Train, tmp_path: Path) -
     assert "Traceback" not in completed.output
 
 
+@pytest.mark.slow
 def test_a_lost_lock_ends_the_run_without_another_write(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

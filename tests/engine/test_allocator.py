@@ -27,6 +27,7 @@ def count_page_faults(way: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
 def test_tensors_take_the_memory_of_those_before_them() -> None:
     pages = 4 * 2**26 // resource.getpagesize()

@@ -104,6 +104,7 @@ def test_epochs_that_end_during_a_save_are_saved_with_the_next(tmp_path: Path, m
     assert all(torch.equal(tensor, best[name]) for name, tensor in load_file(beside.best_path).items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_workers", "beside"), [(0, [True, False]), (1, [False, False])])
 def test_workers_are_not_forked_while_a_thread_saves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int, beside: list[bool]
@@ -120,6 +121,7 @@ def test_workers_are_not_forked_while_a_thread_saves(
     assert seen == beside
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_run_dir: RunDir, _state: dict[str, Any]) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -72,6 +72,7 @@ def test_what_no_table_knows_is_built_once(tmp_path: Path, monkeypatch: pytest.M
     assert pairs._Cache(tmp_path, num_classes=3, image_size=96).read() == {}  # a damaged cache is no cache
 
 
+@pytest.mark.slow
 def test_facts_that_cannot_be_kept_stop_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cache_dir = tmp_path / "cache"
     cache_dir.write_text("a file")
@@ -79,6 +80,7 @@ def test_facts_that_cannot_be_kept_stop_nothing(tmp_path: Path, caplog: pytest.L
     assert f"runtime.cache_dir={cache_dir}: what is known of 1 pairs cannot be kept there" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_too_little_memory_is_not_kept_as_a_reason() -> None:
     """SMP's mit encoders read values while they are built, so they take memory even on the meta device.
