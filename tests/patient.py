@@ -1,5 +1,9 @@
-"""`python -m trash_seg.train` that waits after its first epoch until it is asked to stop: a signal meets it there."""
+"""`python -m trash_seg.train` that waits after its first epoch until it is asked to stop: a signal meets it there.
 
+With STUBBORN in the environment it does not leave then either.
+"""
+
+import os
 import sys
 import time
 from typing import Any
@@ -13,7 +17,7 @@ note_epoch = Attempt.note_epoch
 def wait(attempt: Attempt, epoch: int, **about: Any) -> None:
     """Notes an epoch; the first one's note takes until the request."""
     note_epoch(attempt, epoch, **about)
-    while epoch == 1 and attempt.stop.reason is None:
+    while epoch == 1 and (attempt.stop.reason is None or "STUBBORN" in os.environ):
         time.sleep(0.01)
 
 

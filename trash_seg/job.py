@@ -59,9 +59,7 @@ def _run(config: Config, files: RunDir, *, overrides: Sequence[str], num_threads
         return _finished(config, files, status)
     stop_epoch = config.sweep.stop_epoch
     if status is not None and status["state"] == "pruned" and stop_epoch is not None and status["epoch"] >= stop_epoch:
-        outcome = Outcome("pruned", f"pruned already: {status['error']}")
-        log.info(outcome.message)
-        return outcome
+        return _nothing_to_do("pruned", f"pruned already: {status['error']}")
     stop = StopRequest()
 
     def lose(compromise: LeaseCompromise) -> None:
@@ -73,9 +71,7 @@ def _run(config: Config, files: RunDir, *, overrides: Sequence[str], num_threads
     try:
         take(lease)
     except Timeout:
-        outcome = Outcome("running", f"{files.path}: another process is working on it; left alone")
-        log.info(outcome.message)
-        return outcome
+        return _nothing_to_do("running", f"{files.path}: another process is working on it; left alone")
     except OSError as error:
         raise UserError(f"{files.path}: cannot be written ({error.strerror}); sweep.name chooses the folder") from error
     try:
@@ -121,6 +117,10 @@ def _finished(config: Config, files: RunDir, status: dict[str, Any]) -> Outcome:
             "this run was trained on data.root=%s; with other data under data.root=%s, give another sweep.name",
             status["config"]["data"]["root"], config.data.root,
         )  # fmt: skip
-    outcome = Outcome("done", f"done already: {describe_result(status['best'], files)}")
-    log.info(outcome.message)
-    return outcome
+    return _nothing_to_do("done", f"done already: {describe_result(status['best'], files)}")
+
+
+def _nothing_to_do(state: str, message: str) -> Outcome:
+    """Says so."""
+    log.info(message)
+    return Outcome(state, message)

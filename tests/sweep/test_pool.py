@@ -38,6 +38,10 @@ def states(folder: Path) -> dict[int, str]:
     return {status["seed"]: status["state"] for status in statuses(folder).values()}
 
 
+def wait_for_an_epoch(folder: Path) -> None:
+    wait_until(lambda: any(status["epoch"] >= 1 for status in statuses(folder).values()), seconds=120, what="an epoch")
+
+
 def start(*arguments: str, cwd: Path, script: Path | None = None, **environment: str) -> subprocess.Popen[str]:
     """A sweep that can be killed with everything it starts: it leads a session of its own."""
     command = [sys.executable, *([str(script)] if script else ["-m", "trash_seg.train"]), *arguments]
@@ -50,7 +54,7 @@ def run(*arguments: str, cwd: Path, script: Path | None = None, **environment: s
     return Completed(process.returncode, output)
 
 
-FAULTY, STUBBORN = (ROOT / "tests" / "sweep" / name for name in ("faulty.py", "stubborn.py"))
+FAULTY, PATIENT = (ROOT / "tests" / name for name in ("sweep/faulty.py", "patient.py"))
 
 
 @pytest.mark.slow
@@ -128,9 +132,7 @@ def test_ctrl_c_saves_although_nobody_reads_the_output(tmp_path: Path) -> None:
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
-    wait_until(
-        lambda: any(status["epoch"] >= 1 for status in statuses(tmp_path).values()), seconds=120, what="an epoch"
-    )
+    wait_for_an_epoch(tmp_path)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=300) == 75
     assert list(states(tmp_path).values()) == ["interrupted"]
@@ -147,9 +149,7 @@ def test_asked_to_stop_it_saves_and_says_how_to_go_on(
 ) -> None:
     grid = (*QUICK, "training.epochs=40", "seed=1,2", "hydra.launcher.num_jobs=1")
     process = start(*grid, cwd=tmp_path)
-    wait_until(
-        lambda: any(status["epoch"] >= 1 for status in statuses(tmp_path).values()), seconds=120, what="an epoch"
-    )
+    wait_for_an_epoch(tmp_path)
     send(process.pid, number)
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 75, output
@@ -162,10 +162,8 @@ def test_asked_to_stop_it_saves_and_says_how_to_go_on(
 @pytest.mark.slow
 def test_a_second_ctrl_c_ends_what_does_not_leave(tmp_path: Path) -> None:
     grid = (*QUICK, "training.epochs=40", "seed=1,2", "hydra.launcher.num_jobs=1")
-    process = start(*grid, cwd=tmp_path, script=STUBBORN)
-    wait_until(
-        lambda: any(status["epoch"] >= 1 for status in statuses(tmp_path).values()), seconds=120, what="an epoch"
-    )
+    process = start(*grid, cwd=tmp_path, script=PATIENT, STUBBORN="yes")
+    wait_for_an_epoch(tmp_path)
     process.send_signal(signal.SIGINT)
     assert process.stdout is not None
     assert any("stopping: 1 jobs save and leave; Ctrl-C again ends them at once" in line for line in process.stdout)

@@ -177,7 +177,6 @@ class CocoReader:
         by_id: dict[Hashable, ImageRecord], class_indices: dict[Hashable, int | None],
     ) -> None:  # fmt: skip
         seen: set[Hashable] = set()
-        listed = {str(id_) for id_ in by_id}
         for position, entry in enumerate(entries):
             if not (isinstance(entry, dict) and _is_id(entry.get("image_id")) and _is_id(entry.get("category_id"))):
                 self._add("not-coco", file, f"annotations[{position}] lacks image_id or category_id: {entry!r:.100}")
@@ -189,7 +188,7 @@ class CocoReader:
             record = by_id.get(entry["image_id"])
             if record is None:
                 text = f"annotation {id_} is of image {entry['image_id']!r}, which is not listed"
-                if str(entry["image_id"]) in listed:
+                if _other_kind(entry["image_id"]) in by_id:
                     text += ": ids are numbers in one place and strings in the other"
                 self._add("unknown-image", file, text, annotation=id_)
                 continue
@@ -212,6 +211,13 @@ def leaves_folder(file_name: str) -> bool:
 
 def _is_id(value: object) -> bool:
     return isinstance(value, int | str) and not isinstance(value, bool)
+
+
+def _other_kind(id_: int | str) -> int | str | None:
+    """A number's string, a string's number."""
+    if isinstance(id_, int):
+        return str(id_)
+    return int(id_) if id_.isdecimal() else None
 
 
 def _is_image(entry: Any) -> bool:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from trash_seg.config import AugmentationConfig
 from trash_seg.data.augment import Draws, augment, draw
 from trash_seg.errors import DataError
+from trash_seg.stop import STOP_SIGNALS
 
 Pixels = npt.NDArray[np.uint8]
 Batch = tuple[Tensor, ...]
@@ -127,7 +128,7 @@ def _leave_signals_to_the_run(_worker: int) -> None:
 
     Workers leave when the run tells them to, or is gone.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 

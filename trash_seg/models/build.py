@@ -1,7 +1,8 @@
 """From two names to a network."""
 
 import inspect
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
@@ -84,6 +85,11 @@ def check_forward(model: smp.base.SegmentationModel, *, image_size: int) -> None
     model.train()
 
 
+def options_refused(encoder: str, decoder: str, options: Mapping[str, Any], error: Exception) -> ConfigError:
+    """For a pair that SMP builds without them."""
+    return ConfigError(f"decoder.options={options}: {encoder} × {decoder} refuses them ({one_line(error)})")
+
+
 def _create(config: Config) -> smp.base.SegmentationModel:
     encoder, decoder = config.encoder.name, config.decoder
     check_names(encoder, decoder.name, decoder.options)
@@ -95,9 +101,7 @@ def _create(config: Config) -> smp.base.SegmentationModel:
         if isinstance(error, OSError) or is_out_of_memory(error):  # of this machine, not of the pair
             raise
         if decoder.options:
-            raise ConfigError(
-                f"decoder.options={decoder.options}: {encoder} × {decoder.name} refuses them ({one_line(error)})"
-            ) from error
+            raise options_refused(encoder, decoder.name, decoder.options, error) from error
         raise UnsupportedPairError(one_line(error)) from error
 
 

@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from trash_seg.errors import ConfigError, UserError, is_out_of_memory
+from trash_seg.errors import UserError, is_out_of_memory
 from trash_seg.locks import locked
 from trash_seg.rundir import write_text
 
@@ -83,7 +83,8 @@ def facts(
         try:
             _build_all(missing, into=built, num_classes=num_classes, image_size=image_size, report=report)
         finally:
-            cache.keep(built)
+            if built:
+                cache.keep(built)
         found |= built
     return {pair: found[pair] for pair in asked}
 
@@ -228,7 +229,7 @@ def _one_thread() -> None:
 
 
 def _build_facts(pair: Pair, *, num_classes: int, image_size: int) -> PairFacts:
-    from trash_seg.models.build import check_names
+    from trash_seg.models.build import check_names, one_line, options_refused
 
     options = json.loads(pair.options)
     check_names(pair.encoder, pair.decoder, options)
@@ -240,11 +241,9 @@ def _build_facts(pair: Pair, *, num_classes: int, image_size: int) -> PairFacts:
                 f"{pair.encoder} × {pair.decoder}: cannot be built on this machine now ({error}); mend that, or leave "
                 "the pair out"
             ) from error
-        reason = " ".join(str(error).split()) or type(error).__name__
         plain = pair._replace(options="{}")
         if options and _build_facts(plain, num_classes=num_classes, image_size=image_size).reason is None:
-            text = f"decoder.options={options}: {pair.encoder} × {pair.decoder} refuses them ({reason})"
-            raise ConfigError(text) from error
-        return PairFacts(None, None, reason)
+            raise options_refused(pair.encoder, pair.decoder, options, error) from error
+        return PairFacts(None, None, one_line(error))
     flops = count_flops(model, image_size=image_size)
     return PairFacts(count_parameters(model), None if flops is None else flops / 1e9, None)

@@ -165,8 +165,10 @@ def _plan(jobs: list[list[str]], *, loader: ConfigLoader, master: DictConfig) ->
     configs = Composer(loader, master).all(jobs)
     named = [(config, job) for config, job in zip(configs, jobs, strict=True) if isinstance(config, Config)]
     missing = [error for error in configs if isinstance(error, MissingMandatoryValue)]
-    if real := [error for error in missing if error.full_key != "encoder.name"] or (missing if not named else []):
-        raise real[0]
+    if wrong := [error for error in missing if error.full_key != "encoder.name"]:
+        raise wrong[0]
+    if not named:
+        raise missing[0]
     check_optimizers([config.optimizer for config, _ in named])
 
     def report(done: int, total: int) -> None:
