@@ -117,13 +117,14 @@ def main() -> None:
     on_cuda = torch.cuda.is_available()
     workers = 8 if on_cuda else 4
     parser.add_argument("--peer-workers", type=int, default=workers, help="loader processes of the peer (%(default)s)")
+    precisions = "fp32,bf16" if on_cuda or has_bf16() else "fp32"
+    parser.add_argument("--precisions", default=precisions, help="ours (%(default)s)")
     parser.add_argument("--controls", action="store_true", help="also ways that are not expected to pay")
     parser.add_argument("--ablation-rounds", type=int, default=3, help="epochs of each step; 0 for none (%(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS_DIR / "job.json")
     given = parser.parse_args()
-    ways: dict[str, list[str] | None] = {"peer": None, "fp32": []}
-    if on_cuda or has_bf16():
-        ways["bf16"] = ["training.precision=bf16"]
+    ways: dict[str, list[str] | None] = {"peer": None}
+    ways |= {name: [f"training.precision={name}"] for name in given.precisions.split(",")}
     if given.controls:
         ways |= CONTROLS | (CUDA_CONTROLS if on_cuda else {})
     num_train, num_val = count_images(given.data)

@@ -55,7 +55,7 @@ def build_step(config: Config, dataset: Dataset, device: torch.device, *, fused:
     torch.manual_seed(0)
     model = build_model(config)
     if fused:
-        fuse(model)
+        fuse(model, device=device)
     criterion = build_loss(config.loss, pixels=None, device=device, deterministic=config.training.deterministic)
     step = Step(
         model, config=config, criterion=criterion, steps_per_epoch=train.num_batches, device=device,
@@ -73,7 +73,7 @@ class Training:
         self.deterministic = config.training.deterministic
         make_deterministic(self.deterministic)
         dataset = open_dataset(config.data, image_size=config.training.image_size, runtime=config.runtime)
-        self.step, self.loader, val = build_step(config, dataset, device, fused=device.type == "cpu")
+        self.step, self.loader, val = build_step(config, dataset, device, fused=True)
         self.fit = Fit(
             self.step, config=config, train=self.loader, val=val, classes=dataset.classes,
             val_names=dataset.val.names, run_dir=RunDir("unused"), stop=StopRequest(), on_save=lambda *_: None,

@@ -137,7 +137,10 @@ class Attempt:
     def train(self) -> None:
         """The work itself; torch is imported here, once there is some to do."""
         with heavy_imports():
-            from trash_seg.training import train
+            from trash_seg.engine.warm_up import cuda_warming_up
+
+            with cuda_warming_up(self.config):
+                from trash_seg.training import train
 
         train(self.config, self.files, stop=self.stop, notes=self, num_threads=self.num_threads)
 

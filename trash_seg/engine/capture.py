@@ -26,8 +26,6 @@ ZERO_STATE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.RAdam, torch.opti
 
 def find_obstacle(config: Config, optimizer: torch.optim.Optimizer) -> str | None:
     """Why a training step cannot be captured; None if it can."""
-    if config.training.precision == "fp16":
-        return "training.precision=fp16: the host looks whether a step overflowed"
     if config.loss.name == "lovasz":
         return "loss=lovasz: its shapes depend on the data"
     if type(optimizer) not in ZERO_STATE:
@@ -36,6 +34,8 @@ def find_obstacle(config: Config, optimizer: torch.optim.Optimizer) -> str | Non
         in_form = group.get("capturable") or group.get("fused")
         if not (in_form and isinstance(group["lr"], Tensor)):
             return "optimizer.options: the host reads the learning rate (leave out foreach, fused and capturable)"
+        if config.training.precision == "fp16" and not group.get("fused"):
+            return f"training.precision=fp16: the host looks whether a step of {config.optimizer.name} overflowed"
     if config.optimizer.options.get("dampening"):
         return "optimizer.options.dampening: the first step is not like the others"
     return None
@@ -51,15 +51,16 @@ class Captured:
         function: Of tensors on the device; returns a tuple of tensors there.
         model: What the function changes: its weights and buffers are put back after the warm-up.
         optimizer: Likewise its state; None where the function does not step.
+        scaler: Likewise the loss scale.
         forget: Called after the warm-up, drops what modules keep from it: a graph would only read it.
         required: Raise what capturing raises, instead.
     """
 
     def __init__(
         self, function: Function, *, model: nn.Module, optimizer: torch.optim.Optimizer | None = None,
-        forget: Callable[[], object] = lambda: None, required: bool = False,
+        scaler: torch.amp.GradScaler | None = None, forget: Callable[[], object] = lambda: None, required: bool = False,
     ) -> None:  # fmt: skip
-        self.function, self.model, self.optimizer = function, model, optimizer
+        self.function, self.model, self.optimizer, self.scaler = function, model, optimizer, scaler
         self.forget, self.required = forget, required
         self._refused = False
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -80,7 +81,7 @@ class Captured:
     def _capture(self, inputs: tuple[Tensor, ...]) -> None:
         try:
             # torch leaves the stream of a capture that fails as the current one; this puts it back.
-            with unchanged(self.model, self.optimizer), torch.cuda.stream(torch.cuda.current_stream()):
+            with unchanged(self.model, self.optimizer, self.scaler), torch.cuda.stream(torch.cuda.current_stream()):
                 self._record(inputs)
         except RuntimeError as error:
             if self.required:
@@ -112,10 +113,17 @@ class Captured:
             with collector_paused(), torch.cuda.graph(graph, stream=stream):
                 self._outputs = self.function(*self._inputs)
         except RuntimeError as error:
+            _renew_generator()
             if error.__context__ is None:
                 raise
             raise RuntimeError(str(error.__context__)) from None  # ending a capture that has failed raises once more
         self._graph = graph
+
+
+def _renew_generator() -> None:
+    """After a capture that fails, torch 2.11 gives no more random numbers: they wait for its end."""
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    generator.graphsafe_set_state(torch.Generator("cuda").graphsafe_get_state())
 
 
 @contextmanager
@@ -143,8 +151,13 @@ def synchronising_refused() -> Iterator[None]:
 
 
 @contextmanager
-def unchanged(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> Iterator[None]:
-    """Puts weights, buffers, optimizer state and random numbers back, in place: a graph knows their addresses."""
+def unchanged(
+    model: nn.Module, optimizer: torch.optim.Optimizer | None, scaler: torch.amp.GradScaler | None = None
+) -> Iterator[None]:
+    """Puts weights, buffers, optimizer state, loss scale and random numbers back, in place.
+
+    A graph knows their addresses.
+    """
 
     def tensors() -> Iterator[Tensor]:
         yield from model.parameters()
@@ -153,6 +166,7 @@ def unchanged(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> Iter
             yield from (value for value in state.values() if isinstance(value, Tensor))
 
     kept = {id(tensor): tensor.detach().clone() for tensor in tensors()}
+    scale = scaler.state_dict() if scaler is not None else {}
     random = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     random_host = torch.get_rng_state()
     try:
@@ -165,5 +179,7 @@ def unchanged(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> Iter
                     tensor.zero_()
                 else:
                     tensor.copy_(before)
+        if scaler is not None:
+            scaler.load_state_dict(scale)
         torch.cuda.set_rng_state_all(random)
         torch.set_rng_state(random_host)

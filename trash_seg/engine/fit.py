@@ -160,7 +160,7 @@ class Fit:
         position.epoch, position.step = position.epoch + 1, 0
         position.last = {"epoch": position.epoch, **asdict(scores)}
         if position.best is None or scores.miou > position.best["miou"]:
-            weights = {name: t.to("cpu", copy=True) for name, t in self.step.evaluated.state_dict().items()}
+            weights = checkpoint.on_host(self.step.evaluated.state_dict())
             position.best = {**position.last, "counts": counts, "weights": weights}
         position.history.append(self._history_row(scores, train_loss, val_loss, val_seconds))
 

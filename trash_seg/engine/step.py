@@ -100,6 +100,7 @@ class Step:
         self.forward = Forward(training, device=device)
         self.model = self.forward.place_model(model)
         self.criterion = criterion
+        self.batch_size = training.batch_size
         self.gradient_clip = training.gradient_clip
         self.train_samples, self.val_samples = train_samples, val_samples
         self.optimizer = build_optimizer(config.optimizer, model.parameters(), device=device)
@@ -109,6 +110,7 @@ class Step:
         self.num_done = 0
         """Training steps so far."""
         self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
+        self.scaler.scale(torch.zeros((), device=device))  # its state is made at the first use
         self.ema: nn.Module | None = None
         if training.ema_decay is not None:
             self.ema = copy.deepcopy(self.model).requires_grad_(False)
@@ -118,7 +120,9 @@ class Step:
         if capture:
             required = config.runtime.step == "graph"
             changing = nn.ModuleList(part for part in (self.model, self.ema) if part is not None)
-            self._train = Captured(self._train_eagerly, model=changing, optimizer=self.optimizer, required=required)
+            self._train = Captured(
+                self._train_eagerly, model=changing, optimizer=self.optimizer, scaler=self.scaler, required=required
+            )
             self._validate = Captured(
                 self._validate_eagerly, model=nn.ModuleList(), required=required,
                 forget=lambda: self.evaluated.train().eval(),  # timm keeps attention biases until the next train()
@@ -154,7 +158,7 @@ class Step:
     def _train_eagerly(self, *batch: Tensor) -> tuple[Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
         images, masks = self.train_samples(*batch)
-        loss = self._loss(self.model, images, masks)[0]
+        loss = self.criterion(self.forward.logits(self.model, self.forward.place(images)), masks.long())
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self.gradient_clip is not None:
             self.scaler.unscale_(self.optimizer)
@@ -188,20 +192,25 @@ class Step:
     @torch.no_grad()
     def _validate_eagerly(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
         images, masks = self.val_samples(*batch)
-        loss, logits = self._loss(self.evaluated, images, masks)
+        logits = self._logits(images)
+        loss = self.criterion(logits, masks.long())
         return loss, count_confusion(masks.long(), logits.argmax(1), num_classes=self.num_classes)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """Class index of each pixel: (N, 3, H, W) uint8 → (N, H, W) int64 on the device."""
-        return self.forward.logits(self.evaluated, self.forward.place(images)).argmax(1)
+        return self._logits(images).argmax(1)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) float32 of images (N, 3, H, W), by the network that is evaluated."""
+        num = len(images)
+        if self.device.type == "cuda" and num < self.batch_size:
+            # cuDNN plans each number of images anew, which takes seconds; a whole batch takes milliseconds.
+            images = images[torch.arange(self.batch_size, device=images.device).clamp(max=num - 1)]
+        return self.forward.logits(self.evaluated, self.forward.place(images))[:num]
 
     def _placed(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(tensor.to(self.device, non_blocking=True) for tensor in batch)
-
-    def _loss(self, model: nn.Module, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.forward.logits(model, self.forward.place(images))
-        return self.criterion(logits, masks.long()), logits
 
 
 def captures(config: Config, optimizer: torch.optim.Optimizer, device: torch.device) -> bool:

@@ -1,4 +1,4 @@
-"""The same function of the same weights with less arithmetic: for CPUs, where that is what a convolution costs.
+"""The same function of the same weights with less arithmetic, or with arithmetic that a device does faster.
 
 Names and shapes of the weights stay, so that files fit either form; results differ in rounding only.
 """
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
 from segmentation_models_pytorch.decoders.unetplusplus.decoder import DecoderBlock as UnetPlusPlusBlock
 from segmentation_models_pytorch.encoders._efficientnet import Conv2dStaticSamePadding
@@ -15,23 +16,31 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-SHARES = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
-"""Which of a row's 3 weights each of the 4 weights of `upsampling_kernel` sums."""
+ALIGNMENT = 8
+"""Channels; tensor cores take half-precision matrices in multiples of it, and others by far slower ways."""
 
 
-def fuse(model: nn.Module) -> None:
-    """Changes the network in place: upsampling blocks of Unet and Unet++, padding, and slow kinds of convolutions."""
+def fuse(model: nn.Module, *, device: torch.device) -> None:
+    """Changes the network in place: upsampling blocks of Unet and Unet++, padding, and slow kinds of convolutions.
+
+    Args:
+        model: The network.
+        device: It is to run on; what is slow differs.
+    """
+    on_cpu = device.type == "cpu"
     module: Any
     for module in model.modules():
         if type(module) in FUSED and _is_fusible(module):
             module.__class__ = FUSED[type(module)]
             module.conv1[0].__class__ = UpsamplingConv2d
         if isinstance(module, Conv2dStaticSamePadding):
-            _join_padding(module)
+            _join_padding(module, on_cpu=on_cpu)
         if type(module) is nn.Conv2d and module.dilation != (1, 1) and _is_centred(module):
             module.__class__ = ShiftedConv2d if _is_depthwise(module) else TrimmedConv2d
-        if type(module) is nn.Conv2d and _has_slow_gradients(module):
+        if on_cpu and type(module) is nn.Conv2d and _has_slow_gradients(module):
             module.__class__ = DepthwiseConv2d
+        if not on_cpu and isinstance(module, SegmentationHead) and _is_misaligned(module[0]):
+            module[0].__class__ = AlignedConv2d
 
 
 def upsampling_kernel(weight: Tensor) -> Tensor:
@@ -45,9 +54,10 @@ def upsampling_kernel(weight: Tensor) -> Tensor:
     Returns:
         (C_in, C_out, 4, 4).
     """
-    shares = weight.new_tensor(SHARES)
-    with torch.autocast(weight.device.type, enabled=False):
-        return torch.einsum("ai,bj,ocij->coab", shares, shares, weight)
+    for axis in (2, 3):
+        first, second, third = weight.unbind(axis)
+        weight = torch.stack((third, second + third, first + second, first), axis)
+    return weight.transpose(0, 1)
 
 
 class UpsamplingConv2d(nn.Conv2d):
@@ -85,11 +95,26 @@ class ShiftedConv2d(nn.Conv2d):
     """A dilated depthwise 3×3 convolution as a sum of shifted products, one for each weight that meets a pixel.
 
     Many times faster than oneDNN, which has a slow reference implementation alone for gradients, and for dilation
-    above 4.
+    above 4; faster than cuDNN where the outer weights meet less than half of the pixels.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: D102 - the class says it
+        if input.device.type != "cpu" and 2 * min(self.dilation) <= max(input.shape[2:]):
+            return super().forward(input)
         return _biased(_ShiftedProducts.apply(input, self.weight, self.dilation), self.bias)
+
+
+class AlignedConv2d(nn.Conv2d):
+    """A convolution whose results in half precision are made in multiples of `ALIGNMENT`; the rest is cut off."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: D102 - the class says it
+        if not torch.is_autocast_enabled(input.device.type):
+            return super().forward(input)
+        missing = -self.out_channels % ALIGNMENT
+        weight = functional.pad(self.weight, (0, 0) * 3 + (0, missing))
+        bias = None if self.bias is None else functional.pad(self.bias, (0, missing))
+        aligned: Tensor = self._conv_forward(input, weight, bias)
+        return aligned[:, : self.out_channels]
 
 
 class _ShiftedProducts(torch.autograd.Function):
@@ -248,12 +273,12 @@ def _is_fusible(block: Any) -> bool:
     return isinstance(block.attention1.attention, nn.Identity)
 
 
-def _join_padding(conv: Any) -> None:
+def _join_padding(conv: Any, *, on_cpu: bool) -> None:
     """Leaves the zeros that an EfficientNet puts around a map to the convolution, where all sides get as many."""
     if isinstance(conv.static_padding, nn.ZeroPad2d):
         left, right, top, bottom = conv.static_padding.padding
         if (left, top) != (right, bottom):
-            if _has_slow_gradients(conv):
+            if on_cpu and _has_slow_gradients(conv):
                 conv.__class__ = PaddingDepthwiseConv2d
             return
         conv.padding, conv.static_padding = (top, left), nn.Identity()
@@ -263,6 +288,10 @@ def _join_padding(conv: Any) -> None:
 def _is_centred(conv: nn.Conv2d) -> bool:
     with_zeros = conv.padding_mode == "zeros" and conv.padding == conv.dilation
     return with_zeros and conv.kernel_size == (3, 3) and conv.stride == (1, 1)
+
+
+def _is_misaligned(conv: nn.Conv2d) -> bool:
+    return conv.out_channels % ALIGNMENT != 0 and conv.in_channels % ALIGNMENT == 0
 
 
 def _is_depthwise(conv: nn.Conv2d) -> bool:
