@@ -94,15 +94,17 @@ def test_whatever_decides_the_samples_decides_the_cache(tmp_path: Path) -> None:
 def test_a_killed_builder_leaves_no_half_cache(tmp_path: Path) -> None:
     overrides = (f"runtime.cache_dir={tmp_path}", "training.image_size=1024", "runtime.num_threads=1")
     dies = """
-import itertools, os, signal
+import os, signal
 from trash_seg.data import cache
-write, number = cache._write_at, itertools.count()
-def write_or_die(*arguments):
-    os.kill(os.getpid(), signal.SIGKILL) if next(number) == 100 else write(*arguments)
-cache._write_at = write_or_die
+builder, write = os.getpid(), cache._SampleFile.write
+def write_and_die(file, samples, *, first):
+    write(file, samples, first=first)
+    if first >= 64:
+        os.kill(builder, signal.SIGKILL)
+cache._SampleFile.write = write_and_die
 """
     builder = start(dies + OPEN, *overrides)
-    builder.communicate()
+    builder.communicate()  # its workers have the same pipe: they have ended too
     assert builder.returncode == -signal.SIGKILL
     assert any(path.stat().st_size > 10**7 for path in tmp_path.glob(".samples-*.tmp/images.npy"))
     assert caches(tmp_path) == []

@@ -10,21 +10,22 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from rich import get_console
 from rich.progress import track
+from torch.utils.data import Dataset
 
 from trash_seg.data.findings import Finding, raise_errors
 from trash_seg.data.samples import SampleReader
 from trash_seg.data.source import Unit, check_headers
+from trash_seg.data.workers import prepared
 from trash_seg.errors import DataError
 from trash_seg.locks import locked
 
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 """Raised whenever decoding, drawing or resizing changes."""
+CHUNK = 16
+"""Samples that are written at once."""
 
 
 @dataclass(frozen=True)
@@ -123,48 +126,61 @@ def _build(directory: Path, unit: Unit, reader: SampleReader, findings: list[Fin
 
 
 def _write_samples(aside: Path, unit: Unit, reader: SampleReader, *, progress: bool) -> npt.NDArray[np.int64]:
-    """Writes images.npy and masks.npy on all cores. Returns the pixels (N, C).
-
-    Plain writes, not a writable map: a full disk is then an error instead of a SIGBUS, and memory stays flat.
-    """
+    """Writes images.npy and masks.npy on all cores. Returns the pixels (N, C)."""
     size, num_images = reader.image_size, len(unit.records)
-    pixels = np.zeros((num_images, reader.num_classes), np.int64)
-    with (aside / "images.npy").open("wb") as images, (aside / "masks.npy").open("wb") as masks:
-        image_start = _write_header(images, (num_images, size, size, 3))
-        mask_start = _write_header(masks, (num_images, size, size))
-
-        def write(index: int) -> None:
-            image, mask = reader.image(unit.records[index]), reader.mask(unit.records[index])
-            _write_at(images, image, image_start + index * image.nbytes)
-            _write_at(masks, mask, mask_start + index * mask.nbytes)
-            pixels[index] = np.bincount(mask.ravel(), minlength=reader.num_classes)
-
-        with ThreadPoolExecutor(num_cores()) as pool:  # decoding leaves the interpreter's lock
-            try:
-                jobs = pool.map(write, range(num_images))
-                visible = progress and get_console().is_terminal
-                for _ in track(jobs, f"decoding {unit.name}", num_images, transient=True, disable=not visible):
-                    pass
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-    return pixels
+    files = [
+        _SampleFile.create(aside / "images.npy", (num_images, size, size, 3)),
+        _SampleFile.create(aside / "masks.npy", (num_images, size, size)),
+    ]
+    chunks = _Chunks(unit, reader, files)
+    # Processes: half of the work, the masks above all, keeps the interpreter's lock.
+    num_workers = min(num_cores(), len(chunks)) if len(chunks) > 1 else 0
+    counted = prepared(chunks, num_workers=num_workers, errors=(DataError, OSError))
+    visible = progress and get_console().is_terminal
+    parts = track(counted, f"decoding {unit.name}", len(chunks), transient=True, disable=not visible)
+    return np.concatenate([np.asarray(part) for part in parts])
 
 
-def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> int:
-    """Begins a .npy file of uint8. Returns where the data starts."""
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
-    file.flush()
-    return file.tell()
+@dataclass(frozen=True)
+class _SampleFile:
+    """A .npy file of uint8 that is filled in any order.
+
+    By plain writes, not a writable map: a full disk is then an error instead of a SIGBUS, and memory stays flat.
+    """
+
+    path: Path
+    start: int
+    """Where the data begins."""
+
+    @classmethod
+    def create(cls, path: Path, shape: tuple[int, ...]) -> "_SampleFile":
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            return cls(path, file.tell())
+
+    def write(self, samples: npt.NDArray[np.uint8], *, first: int) -> None:
+        """Writes (n, ...) samples, the first of which has this index."""
+        with self.path.open("r+b") as file:
+            file.seek(self.start + first * samples[0].nbytes)
+            file.write(samples.tobytes())
 
 
-def _write_at(file: IO[bytes], array: npt.NDArray[np.uint8], offset: int) -> None:
-    """Writes all of an array at a place; several threads may do so at once."""
-    rest = memoryview(array.tobytes())
-    while rest:
-        written = os.pwrite(file.fileno(), rest, offset)
-        rest, offset = rest[written:], offset + written
+class _Chunks(Dataset[npt.NDArray[np.int64]]):
+    """Decodes, draws and writes a few samples; gives the pixels (n, C) of each class in each."""
+
+    def __init__(self, unit: Unit, reader: SampleReader, files: Sequence[_SampleFile]) -> None:
+        self.unit, self.reader, self.files = unit, reader, files
+
+    def __len__(self) -> int:
+        return -(-len(self.unit.records) // CHUNK)
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.int64]:
+        first = index * CHUNK
+        records = self.unit.records[first : first + CHUNK]
+        masks = [self.reader.mask(record) for record in records]
+        for file, samples in zip(self.files, ([self.reader.image(r) for r in records], masks), strict=True):
+            file.write(np.stack(samples), first=first)
+        return np.stack([np.bincount(mask.ravel(), minlength=self.reader.num_classes) for mask in masks])
 
 
 def num_cores() -> int:

@@ -1,7 +1,5 @@
 """Batches of a split. What a batch holds depends on (seed, epoch, batch) alone."""
 
-import signal
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from trash_seg.config import AugmentationConfig
 from trash_seg.data.augment import Draws, augment, draw
+from trash_seg.data.workers import prepared
 from trash_seg.errors import DataError
-from trash_seg.stop import STOP_SIGNALS
 
 Pixels = npt.NDArray[np.uint8]
 Batch = tuple[Tensor, ...]
@@ -106,30 +104,7 @@ class Loader:
         Raises:
             DataError: Without the cache: a file cannot be used.
         """
-        batches = _Batches(self, epoch, start)
-        if self.num_workers == 0:
-            yield from (batches[i] for i in range(len(batches)))
-        else:
-            # A generator of its own: by default it draws its seed from the global one, which dropout uses too.
-            own = torch.Generator()
-            method = "fork" if sys.platform == "linux" else None  # others would give each worker a copy of the samples
-            workers = DataLoader(
-                _Guarded(batches), batch_size=None, num_workers=self.num_workers, generator=own,
-                multiprocessing_context=method, worker_init_fn=_leave_signals_to_the_run,
-            )  # fmt: skip
-            for batch in workers:
-                if isinstance(batch, DataError):
-                    raise batch
-                yield batch
-
-
-def _leave_signals_to_the_run(_worker: int) -> None:
-    """A scheduler and a terminal signal all processes at once: a worker that died of it would keep the run from saving.
-
-    Workers leave when the run tells them to, or is gone.
-    """
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+        yield from prepared(_Batches(self, epoch, start), num_workers=self.num_workers, errors=(DataError,))
 
 
 class _Batches(Dataset[Batch]):
@@ -153,19 +128,3 @@ class _Batches(Dataset[Batch]):
         """Image (S, S, 3) and mask (S, S)."""
         image, mask = self.loader.split.images[index], self.loader.split.masks[index]
         return (image, mask) if self.draws is None else augment(image, mask, draws=self.draws, row=index)
-
-
-class _Guarded(Dataset[Batch | DataError]):
-    """In a worker: hands an error of the user's over as it is, where torch would make one long text of it."""
-
-    def __init__(self, batches: _Batches) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, position: int) -> Batch | DataError:
-        try:
-            return self.batches[position]
-        except DataError as error:
-            return error

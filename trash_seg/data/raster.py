@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
@@ -24,22 +25,24 @@ def draw_mask(record: ImageRecord, *, overlap: str) -> Mask:
     Returns:
         (height, width) uint8 class index, 0 where nothing is drawn.
     """
-    mask = np.zeros((record.height, record.width), np.uint8)
+    by_column = np.zeros(record.width * record.height, np.uint8)
     rles = [encode(annotation, width=record.width, height=record.height) for annotation in record.annotations]
-    if not rles:
-        return mask
     for index in _painting_order(record.annotations, rles, overlap):
-        mask[decode(rles[index])] = record.annotations[index].class_index
-    return mask
+        np.copyto(by_column, record.annotations[index].class_index, where=_inside(rles[index]))
+    return np.asarray(cv2.transpose(by_column.reshape(record.width, record.height)), np.uint8)
 
 
 def decode(rle: dict[str, Any]) -> npt.NDArray[np.bool_]:
     """(height, width) bool of an RLE. pycocotools' own `decode` is deprecated usage to numpy 2."""
+    height, width = rle["size"]
+    return _inside(rle).reshape(width, height).T
+
+
+def _inside(rle: dict[str, Any]) -> npt.NDArray[np.bool_]:
+    """(width * height,) bool: down the columns, as an RLE goes."""
     runs = rle_counts(rle["counts"])
     assert runs is not None
-    height, width = rle["size"]
-    inside = np.arange(len(runs)) % 2 == 1
-    return np.repeat(inside, runs).reshape(width, height).T  # RLE goes down the columns
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs)
 
 
 def encode(annotation: Annotation, *, width: int, height: int) -> dict[str, Any]:
@@ -55,6 +58,8 @@ def encode(annotation: Annotation, *, width: int, height: int) -> dict[str, Any]
 
 
 def _painting_order(annotations: Sequence[Annotation], rles: list[dict[str, Any]], overlap: str) -> list[int]:
+    if not rles:
+        return []
     if overlap == "highest_class":
         return sorted(range(len(rles)), key=lambda i: annotations[i].class_index)
     areas = coco_mask.area(rles)
