@@ -64,14 +64,14 @@ def ablate(pair: str, root: Path, *, size: int, rounds: int) -> dict[str, list[f
     }
     if device.type == "cpu":
         keep_freed_memory()
-        changed = with_(common, "training.channels_last=true")
-        steps["+ fused network"] = _our_epoch(changed, dataset, device, fused=True)
+    fast = ["training.channels_last=true"]
+    steps["+ fused network"] = _our_epoch(with_(common, *fast), dataset, device, fused=True)
     if device.type == "cuda" or has_bf16():
-        changed = with_(common, "training.channels_last=true", "training.precision=bf16")
-        steps["+ bf16"] = _our_epoch(changed, dataset, device, fused=device.type == "cpu")
+        fast.append("training.precision=bf16")
+        steps["+ bf16"] = _our_epoch(with_(common, *fast), dataset, device, fused=True)
     if device.type == "cuda":
-        fast = ["training.channels_last=true", "training.precision=bf16", "runtime.step=auto"]
-        steps["+ captured graph"] = _our_epoch(with_(common, *fast), dataset, device)
+        fast.append("runtime.step=auto")
+        steps["+ captured graph"] = _our_epoch(with_(common, *fast), dataset, device, fused=True)
     num_images = len(dataset.train.names) // 8 * 8 + len(dataset.val.names)
     rates: dict[str, list[float]] = {name: [] for name in steps}
     for number, (name, epoch) in itertools.product(range(rounds + 1), steps.items()):

@@ -117,8 +117,8 @@ def main() -> None:
     on_cuda = torch.cuda.is_available()
     workers = 8 if on_cuda else 4
     parser.add_argument("--peer-workers", type=int, default=workers, help="loader processes of the peer (%(default)s)")
-    precisions = "fp32,bf16" if on_cuda or has_bf16() else "fp32"
-    parser.add_argument("--precisions", default=precisions, help="ours (%(default)s)")
+    precisions = ["fp32", *(["bf16"] if on_cuda or has_bf16() else []), *(["fp16"] if on_cuda else [])]
+    parser.add_argument("--precisions", default=",".join(precisions), help="of our job (%(default)s)")
     parser.add_argument("--controls", action="store_true", help="also ways that are not expected to pay")
     parser.add_argument("--ablation-rounds", type=int, default=3, help="epochs of each step; 0 for none (%(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS_DIR / "job.json")

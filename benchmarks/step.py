@@ -244,9 +244,13 @@ def share(settings: list[str], device: torch.device, *, given: argparse.Namespac
 
 
 def main() -> None:
+    device = choose_device("auto")
+    on_cuda = device.type == "cuda"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--pairs", default="resnext50_32x4d:DeepLabV3Plus,efficientnet-b3:Unet")
+    precisions = ["fp32", *(["bf16"] if on_cuda or has_bf16() else []), *(["fp16"] if on_cuda else [])]
+    parser.add_argument("--precisions", default=",".join(precisions), help="(%(default)s)")
     parser.add_argument("--epochs", type=int, default=None, help="a round (default: 1 on a CPU, 10 on CUDA)")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
@@ -254,8 +258,6 @@ def main() -> None:
     parser.add_argument("--controls", action="store_true", help="also torch.compile, which is not expected to pay")
     parser.add_argument("--out", type=Path, default=RESULTS_DIR / "step.json")
     given = parser.parse_args()
-    device = choose_device("auto")
-    on_cuda = device.type == "cuda"
     given.epochs = given.epochs or (10 if on_cuda else 1)
     given.jobs = ([2, 4] if on_cuda else [2]) if given.jobs is None else given.jobs
     os.environ["TEARDOWN_CUPTI"] = "0"  # CUPTI that starts again sees no graph's kernels
@@ -264,9 +266,7 @@ def main() -> None:
         keep_freed_memory()
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as cache:
-        for pair, precision in itertools.product(
-            given.pairs.split(","), ("fp32", *(("bf16",) if on_cuda or has_bf16() else ()))
-        ):
+        for pair, precision in itertools.product(given.pairs.split(","), given.precisions.split(",")):
             settings = [
                 *job_settings(given.data, pair, size=given.size), f"training.precision={precision}",
                 f"runtime.cache_dir={cache}", "runtime.checkpoint_seconds=1e9",
