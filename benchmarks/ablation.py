@@ -23,7 +23,8 @@ from trash_seg.config import Config
 from trash_seg.data.dataset import open_dataset
 from trash_seg.data.loader import Split
 from trash_seg.engine.allocator import keep_freed_memory
-from trash_seg.engine.step import choose_device, has_bf16
+from trash_seg.engine.precision import has_bf16
+from trash_seg.engine.step import choose_device
 
 Epoch = Callable[[int], object]
 

@@ -23,8 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks.ablation import ablate
-from benchmarks.machine import RESULTS_DIR, job_settings, keep, spread
-from trash_seg.engine.step import has_bf16
+from benchmarks.machine import RESULTS_DIR, job_settings, keep, precisions, spread
 from trash_seg.rundir import RunDir
 
 GOALS = {"bf16": 1.8, "fp32": 1.1}
@@ -117,8 +116,7 @@ def main() -> None:
     on_cuda = torch.cuda.is_available()
     workers = 8 if on_cuda else 4
     parser.add_argument("--peer-workers", type=int, default=workers, help="loader processes of the peer (%(default)s)")
-    precisions = ["fp32", *(["bf16"] if on_cuda or has_bf16() else []), *(["fp16"] if on_cuda else [])]
-    parser.add_argument("--precisions", default=",".join(precisions), help="of our job (%(default)s)")
+    parser.add_argument("--precisions", default=precisions(), help="of our job (%(default)s)")
     parser.add_argument("--controls", action="store_true", help="also ways that are not expected to pay")
     parser.add_argument("--ablation-rounds", type=int, default=3, help="epochs of each step; 0 for none (%(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS_DIR / "job.json")

@@ -45,6 +45,16 @@ def job_settings(data: Path, pair: str, *, size: int) -> list[str]:
     ]  # fmt: skip
 
 
+def precisions() -> str:
+    """Those that this machine computes in at speed, separated by commas."""
+    import torch
+
+    from trash_seg.engine.precision import has_bf16
+
+    on_cuda = torch.cuda.is_available()
+    return ",".join(["fp32", *(["bf16"] if on_cuda or has_bf16() else []), *(["fp16"] if on_cuda else [])])
+
+
 def spread(values: Sequence[float]) -> str:
     """Median (least to greatest)."""
     return f"{statistics.median(values):.2f} ({min(values):.2f}–{max(values):.2f})"

@@ -32,7 +32,8 @@ from rich.console import Console
 from benchmarks.machine import RESULTS_DIR, keep
 from trash_seg.compose import compose_config
 from trash_seg.engine.allocator import keep_freed_memory
-from trash_seg.engine.step import IMAGENET_MEAN, IMAGENET_STD, choose_device, has_bf16
+from trash_seg.engine.precision import has_bf16
+from trash_seg.engine.step import IMAGENET_MEAN, IMAGENET_STD, choose_device
 from trash_seg.inference.ensemble import build_ensemble
 from trash_seg.inference.inputs import Inputs, read_inputs
 from trash_seg.inference.load import TrainedRun

@@ -28,7 +28,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.machine import RESULTS_DIR, job_settings, keep, spread
+from benchmarks.machine import RESULTS_DIR, job_settings, keep, precisions, spread
 from trash_seg.compose import compose_config
 from trash_seg.config import Config
 from trash_seg.data.dataset import Dataset, open_dataset
@@ -37,7 +37,7 @@ from trash_seg.engine.allocator import keep_freed_memory
 from trash_seg.engine.fit import Fit
 from trash_seg.engine.loss import build_loss
 from trash_seg.engine.progress import RunProgress
-from trash_seg.engine.step import Step, choose_device, has_bf16
+from trash_seg.engine.step import Step, choose_device
 from trash_seg.models.build import build_model
 from trash_seg.models.fuse import fuse
 from trash_seg.rundir import RunDir
@@ -249,8 +249,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--pairs", default="resnext50_32x4d:DeepLabV3Plus,efficientnet-b3:Unet")
-    precisions = ["fp32", *(["bf16"] if on_cuda or has_bf16() else []), *(["fp16"] if on_cuda else [])]
-    parser.add_argument("--precisions", default=",".join(precisions), help="(%(default)s)")
+    parser.add_argument("--precisions", default=precisions(), help="(%(default)s)")
     parser.add_argument("--epochs", type=int, default=None, help="a round (default: 1 on a CPU, 10 on CUDA)")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.job import run
 from benchmarks.machine import RESULTS_DIR, job_settings, keep, spread
-from trash_seg.engine.step import has_bf16
+from trash_seg.engine.precision import has_bf16
 
 ENCODERS, DECODERS = ("resnet18", "mobilenet_v2", "efficientnet-b0", "resnet34"), ("FPN", "Unet", "Linknet")
 GOALS = {"sweep": 1.8, "halving": 4.5}

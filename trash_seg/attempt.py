@@ -191,6 +191,8 @@ class Attempt:
             hint = "lower training.batch_size, or hydra.launcher.num_jobs (on a GPU hydra.launcher.jobs_per_gpu)"
         elif isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
             hint = "BatchNorm cannot train on one value a channel: raise training.batch_size or training.image_size"
+        elif isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+            hint = "a process that prepares samples was killed, mostly for want of memory: give the job more of it"
         elif isinstance(error, RuntimeError) and "does not have a deterministic implementation" in str(error):
             hint = "training.deterministic=false trains this network"
         message = f"{cause}. {hint}" if hint else cause

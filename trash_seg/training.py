@@ -17,8 +17,9 @@ from trash_seg.engine.events import EventWriter
 from trash_seg.engine.fit import Fit, Position, Row
 from trash_seg.engine.loss import build_loss
 from trash_seg.engine.optimizer import build_optimizer
+from trash_seg.engine.precision import check_precision
 from trash_seg.engine.samples import write_samples
-from trash_seg.engine.step import Step, captures, check_precision, choose_device
+from trash_seg.engine.step import Step, captures, choose_device
 from trash_seg.errors import ConfigError
 from trash_seg.models.build import build_model, check_forward
 from trash_seg.models.fuse import fuse

@@ -97,16 +97,16 @@ def test_a_killed_builder_leaves_no_half_cache(tmp_path: Path) -> None:
 import os, signal
 from trash_seg.data import cache
 builder, write = os.getpid(), cache._SampleFile.write
-def write_and_die(file, samples, *, first):
-    write(file, samples, first=first)
-    if first >= 64:
+def write_and_die(file, sample, *, index):
+    write(file, sample, index=index)
+    if index >= 64:
         os.kill(builder, signal.SIGKILL)
 cache._SampleFile.write = write_and_die
 """
     builder = start(dies + OPEN, *overrides)
     builder.communicate()  # its workers have the same pipe: they have ended too
     assert builder.returncode == -signal.SIGKILL
-    assert any(path.stat().st_size > 10**7 for path in tmp_path.glob(".samples-*.tmp/images.npy"))
+    assert any(path.stat().st_blocks * 512 > 10**7 for path in tmp_path.glob(".samples-*.tmp/images.npy"))
     assert caches(tmp_path) == []
     after = open_with(f"runtime.cache_dir={tmp_path}", "training.image_size=1024")
     assert len(caches(tmp_path)) == 2
@@ -114,6 +114,43 @@ cache._SampleFile.write = write_and_die
     plain = open_with(f"runtime.cache_dir={tmp_path}", "training.image_size=1024", "runtime.cache=false")
     for index in (0, 95):
         assert np.array_equal(after.train.images[index], plain.train.images[index])
+
+
+@pytest.mark.slow
+def test_building_holds_no_file_for_each_part(tmp_path: Path) -> None:
+    code = """
+import resource
+import trash_seg.data.dataset
+from trash_seg.data import cache
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+cache.CHUNK = 1
+"""
+    builder = start(code + OPEN, f"runtime.cache_dir={tmp_path}", "training.image_size=32")
+    printed = builder.communicate()[0]
+    assert builder.returncode == 0, printed
+    assert len(caches(tmp_path)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the run itself decodes")
+def test_a_killed_decoder_ends_the_run_with_a_hint(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+from trash_seg.compose import compose_config
+from trash_seg.data import cache
+from trash_seg.job import run
+run_itself, write = os.getpid(), cache._SampleFile.write
+def write_and_die(file, sample, *, index):
+    if index == 64 and os.getpid() != run_itself:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(file, sample, index=index)
+cache._SampleFile.write = write_and_die
+print(run(compose_config(sys.argv[2:]), sys.argv[1]))
+"""
+    job = start(code, str(tmp_path / "run"), f"runtime.cache_dir={tmp_path / 'cache'}", "runtime=cpu")
+    printed = job.communicate()[0]
+    assert "state='failed'" in printed and "mostly for want of memory" in printed
+    assert caches(tmp_path / "cache") == [] and not list((tmp_path / "cache").glob(".samples-*.tmp"))
 
 
 @pytest.mark.slow
@@ -172,7 +209,7 @@ def test_a_damaged_cache_is_named(tmp_path: Path, name: str, size: int | None) -
 
 def test_an_image_that_breaks_while_building_is_one_clear_error(tmp_path: Path) -> None:
     root, cache = tmp_path / "data", tmp_path / "cache"
-    train, val = clean(root)
+    train, val = clean(root, num_images=40)
     train.image("images/cut.jpg", train.picture(640, 480), entry={"width": 640, "height": 480})
     train.write()
     val.write()
@@ -186,8 +223,8 @@ def test_an_image_that_breaks_while_building_is_one_clear_error(tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts private memory on Linux only")
 def test_datasets_larger_than_memory_are_built_and_read(tmp_path: Path) -> None:
-    """300 MB of images and 100 MB of masks within 280 MB of private memory: neither building nor
-    reading holds them all."""
+    """300 MB of images and 100 MB of masks within 280 MB of private memory a process: neither building
+    nor reading holds them all."""
     code = f"""
 import os, re, resource
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])  # each thread's stack counts

@@ -19,7 +19,9 @@ from trash_seg.engine.checkpoint import _in_own_form
 from trash_seg.engine.loss import Criterion, build_loss
 from trash_seg.engine.optimizer import build_optimizer
 from trash_seg.engine.step import Step
+from trash_seg.engine.warm_up import DTYPES, _use_cuda, cuda_warming_up
 from trash_seg.models.build import build_model
+from trash_seg.models.fuse import fuse
 from trash_seg.training import make_deterministic
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -51,6 +53,20 @@ def test_a_warm_up_leaves_no_trace(optimizer: str, precision: str, steps_before:
     assert warmed.scaler.state_dict() == plain.scaler.state_dict()
     for name, tensor in plain.model.state_dict().items():
         assert torch.equal(tensor, warmed.model.state_dict()[name]), name
+
+
+def test_a_warm_up_that_breaks_off_leaves_no_trace_of_a_loss_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the midst of a step the gradients are unscaled, and the optimizer knows the scale."""
+    overrides = ["optimizer=sgd", "training.precision=fp16", "training.gradient_clip=1"]
+    broken, plain = (make_step(*overrides) for _ in range(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(broken.optimizer, "step", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError), unchanged(broken.model, broken.optimizer, broken.scaler):
+            broken.optimizer.grad_scale = broken.optimizer.found_inf = torch.ones(())  # type: ignore[attr-defined]
+            broken._train_eagerly(*batch())
+    losses = [[float(step.train(*batch())) for _ in range(3)] for step in (broken, plain)]
+    assert losses[0] == losses[1]
+    assert not {"grad_scale", "found_inf"} & set(vars(broken.optimizer))
 
 
 @pytest.mark.parametrize(
@@ -117,8 +133,10 @@ def on_cuda(*overrides: str, criterion: Criterion | None = None) -> tuple[Step, 
     torch.manual_seed(0)
     loader = DeviceLoader(SPLIT, batch_size=8, device=device, seed=3, augmentation=LOG, shuffle=True, drop_last=True)
     built = build_loss(config.loss, pixels=np.ones(12, np.int64), device=device, deterministic=True)
+    model = build_model(config)
+    fuse(model, device=device)
     step = Step(
-        build_model(config), config=config, criterion=criterion or built, steps_per_epoch=loader.num_batches,
+        model, config=config, criterion=criterion or built, steps_per_epoch=loader.num_batches,
         device=device, train_samples=loader.samples, val_samples=loader.samples,
         capture=config.runtime.step != "eager",
     )  # fmt: skip
@@ -203,3 +221,58 @@ def test_a_captured_validation_sees_new_weights() -> None:
         step.evaluated.eval()
         for rows in loader.epoch(0):
             assert torch.equal(step.validate(*rows)[1], step._validate_eagerly(*rows)[1])
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.usefixtures("deterministic")
+def test_training_is_captured_anew_when_a_later_capture_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """A criterion that is read in the capture of the validation alone; dropout follows the seed all the same."""
+
+    def read(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        loss = torch.nn.functional.cross_entropy(logits, masks, reduction="none").mean()
+        if not logits.requires_grad and torch.cuda.is_current_stream_capturing():
+            loss.item()
+        return loss
+
+    def run(how: str) -> list[float]:
+        step, loader = on_cuda("decoder=DeepLabV3Plus", f"runtime.step={how}", criterion=read)
+        losses = []
+        for epoch in range(2):
+            step.model.train()
+            torch.manual_seed(epoch)
+            losses += [float(step.train(*batch)) for batch in loader.epoch(epoch)]
+            step.evaluated.eval()
+            losses += [float(step.validate(*batch)[0]) for batch in loader.epoch(0)]
+        return losses
+
+    assert run("eager") == run("auto")
+    assert "because capturing fails" in caplog.text
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_the_fused_network_is_the_same_function_on_a_gpu() -> None:
+    images = torch.rand(2, 3, 128, 128, device="cuda").contiguous(memory_format=torch.channels_last)
+    for encoder, decoder in (("resnet18", "DeepLabV3Plus"), ("resnet18", "DeepLabV3"), ("efficientnet-b0", "Unet")):
+        config = compose_config([f"encoder={encoder}", f"decoder={decoder}"])
+        torch.manual_seed(0)
+        plain = build_model(config).cuda().eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fused = copy.deepcopy(plain)
+        fuse(fused, device=torch.device("cuda"))
+        for dtype, tolerance in ((torch.float32, 1e-2), (torch.float16, 3e-2)):
+            with torch.no_grad(), torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+                torch.testing.assert_close(fused(images), plain(images), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_starting_cuda_aside_draws_no_random_numbers(precision: str) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(1), torch.rand(1, device="cuda").cpu()
+    torch.manual_seed(0)
+    with cuda_warming_up(compose_config([f"training.precision={precision}"])):
+        pass
+    assert (torch.rand(1), torch.rand(1, device="cuda").cpu()) == expected
+    _use_cuda(DTYPES[precision])

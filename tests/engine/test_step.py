@@ -7,8 +7,9 @@ import torch
 
 from trash_seg.compose import compose_config
 from trash_seg.engine.loss import build_loss
-from trash_seg.engine.optimizer import build_optimizer
-from trash_seg.engine.step import Step, check_precision, choose_device, has_bf16
+from trash_seg.engine.optimizer import build_optimizer, start_momentum
+from trash_seg.engine.precision import check_precision, has_bf16
+from trash_seg.engine.step import Step, choose_device
 from trash_seg.errors import ConfigError
 from trash_seg.models.build import build_model
 
@@ -53,6 +54,44 @@ def test_every_recipe_learns_a_batch_by_heart(overrides: tuple[str, ...]) -> Non
     losses = [float(step.train(*batch())) for _ in range(12)]
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("overrides", [(), ("training.ema_decay=0.9",), ("training.precision=bf16",)])
+def test_a_batch_that_is_filled_up_counts_its_own_images_alone(overrides: tuple[str, ...]) -> None:
+    step = make_step(*overrides)
+    step.train(*batch())
+    step.evaluated.eval()
+    loss, counts = step.validate(*batch())
+    predicted = step.predict(batch()[0])
+    step.whole_batches = True  # as on CUDA; a batch is of 8
+    sizes = []
+    step.evaluated.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    filled_loss, filled_counts = step.validate(*batch())
+    torch.testing.assert_close(filled_loss, loss)
+    assert filled_counts.shape == counts.shape and int(filled_counts.sum()) == int(counts.sum()) == 2 * 32 * 32
+    assert int((filled_counts - counts).abs().sum()) <= 4  # pixels at a tie
+    assert step.predict(batch()[0]).shape == predicted.shape
+    assert sizes == [8, 8]
+
+
+def test_momentum_that_begins_with_zeros_is_the_same_momentum() -> None:
+    plain, begun = (make_step("optimizer=sgd") for _ in range(2))
+    start_momentum(begun.optimizer)
+    assert len(begun.optimizer.state) == len(list(begun.model.parameters()))
+    losses = [[float(step.train(*batch())) for _ in range(4)] for step in (plain, begun)]
+    assert losses[0] == losses[1]
+
+
+def test_a_step_that_overflows_leaves_momentum_at_zero() -> None:
+    """torch would make it of whatever memory holds, and take it for momentum in the next step."""
+    step = make_step("optimizer=sgd", "training.precision=fp16")
+    before = [weight.detach().clone() for weight in step.model.parameters()]
+    for weight in step.model.parameters():
+        weight.register_hook(lambda gradient: gradient * torch.inf)
+    step.train(*batch())
+    assert all(torch.equal(*pair) for pair in zip(before, step.model.parameters(), strict=True))
+    buffers = [state["momentum_buffer"] for state in step.optimizer.state.values()]
+    assert buffers and not any(buffer.any() for buffer in buffers)
 
 
 def test_clipping_bounds_the_gradient() -> None:

@@ -48,6 +48,23 @@ def test_no_more_than_two_batches_of_images_are_read_ahead(toy_run: Path, tmp_pa
     assert predicted == [index for index in range(120) if index % 50 != 7]
 
 
+def test_a_batch_that_is_filled_up_predicts_its_own_images_alone(toy_run: Path, tmp_path: Path) -> None:
+    items = [Item(f"{index}", tmp_path / f"{index}.png") for index in range(6)]
+    for item in items:
+        random_image(item.path, 40, 30)
+    ensemble = build_ensemble([load_run(toy_run)], device=CPU, precision=None, tta="none", scales=[1.0])
+    reader = Reader(ensemble.sizes, None, 0.0, keep_image=False)
+    sizes: list[int] = []
+    ensemble.members[0].model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    results = []
+    for ensemble.whole_batches in (False, True):  # the second as on CUDA
+        results.append(list(stream(items, ensemble, reader=reader, batch_size=4, probabilities=False)))
+    assert sizes == [4, 2, 4, 4]
+    for plain, filled in zip(*results, strict=True):
+        assert isinstance(plain, Prediction) and isinstance(filled, Prediction)
+        assert plain.item == filled.item and np.mean(plain.labels != filled.labels) < 0.01
+
+
 def test_predictions_are_let_go_as_they_are_written() -> None:
     labels, seen, written = np.zeros((1, 1), np.uint8), [], []
 

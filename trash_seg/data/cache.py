@@ -9,8 +9,9 @@ import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,8 +34,8 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 """Raised whenever decoding, drawing or resizing changes."""
-CHUNK = 16
-"""Samples that are written at once."""
+CHUNK = 8
+"""Samples that a process is handed at once."""
 
 
 @dataclass(frozen=True)
@@ -128,17 +129,15 @@ def _build(directory: Path, unit: Unit, reader: SampleReader, findings: list[Fin
 def _write_samples(aside: Path, unit: Unit, reader: SampleReader, *, progress: bool) -> npt.NDArray[np.int64]:
     """Writes images.npy and masks.npy on all cores. Returns the pixels (N, C)."""
     size, num_images = reader.image_size, len(unit.records)
-    files = [
-        _SampleFile.create(aside / "images.npy", (num_images, size, size, 3)),
-        _SampleFile.create(aside / "masks.npy", (num_images, size, size)),
-    ]
-    chunks = _Chunks(unit, reader, files)
-    # Processes: half of the work, the masks above all, keeps the interpreter's lock.
-    num_workers = min(num_cores(), len(chunks)) if len(chunks) > 1 else 0
+    images = _SampleFile.create(aside / "images.npy", (num_images, size, size, 3))
+    masks = _SampleFile.create(aside / "masks.npy", (num_images, size, size))
+    chunks = _Chunks(unit, reader, images, masks)
+    # Processes: of the work half, the masks above all, keeps the interpreter's lock. Elsewhere each would import anew.
+    num_workers = min(num_cores(), len(chunks)) if len(chunks) > 1 and sys.platform == "linux" else 0
     counted = prepared(chunks, num_workers=num_workers, errors=(DataError, OSError))
     visible = progress and get_console().is_terminal
     parts = track(counted, f"decoding {unit.name}", len(chunks), transient=True, disable=not visible)
-    return np.concatenate([np.asarray(part) for part in parts])
+    return np.concatenate([np.array(part) for part in parts])  # copies: each part holds a file descriptor
 
 
 @dataclass(frozen=True)
@@ -158,29 +157,32 @@ class _SampleFile:
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             return cls(path, file.tell())
 
-    def write(self, samples: npt.NDArray[np.uint8], *, first: int) -> None:
-        """Writes (n, ...) samples, the first of which has this index."""
+    def write(self, sample: npt.NDArray[np.uint8], *, index: int) -> None:
+        """Writes a sample at its place."""
         with self.path.open("r+b") as file:
-            file.seek(self.start + first * samples[0].nbytes)
-            file.write(samples.tobytes())
+            file.seek(self.start + index * sample.nbytes)
+            file.write(sample.tobytes())
 
 
 class _Chunks(Dataset[npt.NDArray[np.int64]]):
     """Decodes, draws and writes a few samples; gives the pixels (n, C) of each class in each."""
 
-    def __init__(self, unit: Unit, reader: SampleReader, files: Sequence[_SampleFile]) -> None:
-        self.unit, self.reader, self.files = unit, reader, files
+    def __init__(self, unit: Unit, reader: SampleReader, images: _SampleFile, masks: _SampleFile) -> None:
+        self.unit, self.reader = unit, reader
+        self.images, self.masks = images, masks
 
     def __len__(self) -> int:
         return -(-len(self.unit.records) // CHUNK)
 
     def __getitem__(self, index: int) -> npt.NDArray[np.int64]:
+        pixels = []
         first = index * CHUNK
-        records = self.unit.records[first : first + CHUNK]
-        masks = [self.reader.mask(record) for record in records]
-        for file, samples in zip(self.files, ([self.reader.image(r) for r in records], masks), strict=True):
-            file.write(np.stack(samples), first=first)
-        return np.stack([np.bincount(mask.ravel(), minlength=self.reader.num_classes) for mask in masks])
+        for place, record in enumerate(self.unit.records[first : first + CHUNK], start=first):
+            mask = self.reader.mask(record)
+            self.images.write(self.reader.image(record), index=place)
+            self.masks.write(mask, index=place)
+            pixels.append(np.bincount(mask.ravel(), minlength=self.reader.num_classes))
+        return np.stack(pixels)
 
 
 def num_cores() -> int:

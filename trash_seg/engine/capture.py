@@ -56,6 +56,9 @@ class Captured:
         required: Raise what capturing raises, instead.
     """
 
+    num_generators = 0
+    """How often `_renew_generator` was needed in this process."""
+
     def __init__(
         self, function: Function, *, model: nn.Module, optimizer: torch.optim.Optimizer | None = None,
         scaler: torch.amp.GradScaler | None = None, forget: Callable[[], object] = lambda: None, required: bool = False,
@@ -64,11 +67,15 @@ class Captured:
         self.forget, self.required = forget, required
         self._refused = False
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._generator = 0
+        """How often the generator had been renewed when the graph was captured."""
         self._inputs: tuple[Tensor, ...] = ()
         self._outputs: tuple[Tensor, ...] = ()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The function's results, as tensors of their own."""
+        if self._generator != Captured.num_generators:
+            self._graph = None  # it draws from one that nobody seeds any more
         if self._graph is None and not self._refused:
             self._capture(inputs)
         if self._graph is None or [i.shape for i in inputs] != [i.shape for i in self._inputs]:
@@ -117,13 +124,14 @@ class Captured:
             if error.__context__ is None:
                 raise
             raise RuntimeError(str(error.__context__)) from None  # ending a capture that has failed raises once more
-        self._graph = graph
+        self._graph, self._generator = graph, Captured.num_generators
 
 
 def _renew_generator() -> None:
     """After a capture that fails, torch 2.11 gives no more random numbers: they wait for its end."""
     generator = torch.cuda.default_generators[torch.cuda.current_device()]
     generator.graphsafe_set_state(torch.Generator("cuda").graphsafe_get_state())
+    Captured.num_generators += 1
 
 
 @contextmanager
@@ -179,7 +187,10 @@ def unchanged(
                     tensor.zero_()
                 else:
                     tensor.copy_(before)
-        if scaler is not None:
+        if optimizer is not None and scaler is not None and scaler.is_enabled():
+            scaler.update(scale["scale"])  # forgets what it noted of a step that broke off
             scaler.load_state_dict(scale)
+            for name in ("grad_scale", "found_inf"):  # GradScaler's, for the time of a step
+                vars(optimizer).pop(name, None)
         torch.cuda.set_rng_state_all(random)
         torch.set_rng_state(random_host)

@@ -6,6 +6,7 @@ File: 64 hex digits (SHA-256 of the rest), a newline, a `torch.save` archive of 
 import hashlib
 import io
 import logging
+from contextlib import suppress
 from typing import IO, Any, cast
 
 import torch
@@ -41,21 +42,29 @@ def collect(step: Step, progress: dict[str, Any]) -> dict[str, Any]:
 def on_host(state: dict[str, Any]) -> dict[str, Any]:
     """A copy that no step changes; what shares memory does so in the copy too.
 
-    Of a device's tensors into locked memory, which takes a fraction of the time; torch keeps it for the next copy.
+    A device's tensors come into locked memory, where there is some, which takes a fraction of the time; torch keeps it
+    for the next copy. What lies in such memory already is a copy that nobody changes.
     """
     copies: dict[tuple[Any, ...], Tensor] = {}
 
     def copy(tensor: Tensor) -> Tensor:
         key = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
         if key not in copies:
-            target = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
-            copies[key] = target.copy_(tensor.detach(), non_blocking=True)
+            copies[key] = tensor if tensor.is_pinned() else _beside(tensor).copy_(tensor.detach(), non_blocking=True)
         return copies[key]
 
     copied = tree_map_only(Tensor, copy, state)
     if any(original[0].type == "cuda" for original in copies):
         torch.cuda.current_stream().synchronize()
     return cast(dict[str, Any], copied)
+
+
+def _beside(tensor: Tensor) -> Tensor:
+    """Memory on the host for a tensor."""
+    if tensor.is_cuda:
+        with suppress(RuntimeError):  # a system may limit what can be locked
+            return torch.empty_like(tensor, device="cpu", pin_memory=True)
+    return torch.empty_like(tensor, device="cpu")
 
 
 def write(run_dir: RunDir, state: dict[str, Any]) -> None:

@@ -38,6 +38,17 @@ def build_optimizer(
         raise ConfigError(f"optimizer.options={config.options}: {config.name} refuses them ({error})") from error
 
 
+def start_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Begins SGD's momentum with zeros, for steps that a loss scale may skip.
+
+    Of a first step that is skipped torch keeps, as momentum, what the memory happens to hold.
+    """
+    if isinstance(optimizer, torch.optim.SGD):
+        for group in optimizer.param_groups:
+            for weight in group["params"] if group["momentum"] and not group["dampening"] else ():
+                optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+
+
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Sets the learning rate, in place where it lies on the device."""
     for group in optimizer.param_groups:

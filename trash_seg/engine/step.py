@@ -7,9 +7,8 @@ a step: losses and counts stay there until the epoch ends.
 import copy
 import itertools
 import logging
-import platform
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -20,7 +19,8 @@ from trash_seg.config import Config, TrainingConfig
 from trash_seg.engine.capture import Captured, find_obstacle
 from trash_seg.engine.exact import ExactResampling
 from trash_seg.engine.loss import Criterion
-from trash_seg.engine.optimizer import build_optimizer, set_lr
+from trash_seg.engine.optimizer import build_optimizer, set_lr, start_momentum
+from trash_seg.engine.precision import autocast
 from trash_seg.engine.schedule import lr_factor
 from trash_seg.errors import ConfigError
 
@@ -55,7 +55,7 @@ class Forward:
         self.device = device
         self.memory_format = torch.channels_last if training.channels_last else torch.contiguous_format
         self.normalize = Normalize().to(device)
-        self.autocast = partial(_autocast, training, device)
+        self.autocast = partial(autocast, training, device)
         self.deterministic = training.deterministic
 
     def place_model(self, model: nn.Module) -> nn.Module:
@@ -101,6 +101,8 @@ class Step:
         self.model = self.forward.place_model(model)
         self.criterion = criterion
         self.batch_size = training.batch_size
+        self.whole_batches = device.type == "cuda"
+        """Fill up what is evaluated: cuDNN takes seconds to plan for a new number of images, a batch milliseconds."""
         self.gradient_clip = training.gradient_clip
         self.train_samples, self.val_samples = train_samples, val_samples
         self.optimizer = build_optimizer(config.optimizer, model.parameters(), device=device)
@@ -111,6 +113,8 @@ class Step:
         """Training steps so far."""
         self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
         self.scaler.scale(torch.zeros((), device=device))  # its state is made at the first use
+        if self.scaler.is_enabled():
+            start_momentum(self.optimizer)
         self.ema: nn.Module | None = None
         if training.ema_decay is not None:
             self.ema = copy.deepcopy(self.model).requires_grad_(False)
@@ -204,8 +208,7 @@ class Step:
     def _logits(self, images: Tensor) -> Tensor:
         """(N, C, H, W) float32 of images (N, 3, H, W), by the network that is evaluated."""
         num = len(images)
-        if self.device.type == "cuda" and num < self.batch_size:
-            # cuDNN plans each number of images anew, which takes seconds; a whole batch takes milliseconds.
+        if self.whole_batches and num < self.batch_size:
             images = images[torch.arange(self.batch_size, device=images.device).clamp(max=num - 1)]
         return self.forward.logits(self.evaluated, self.forward.place(images))[:num]
 
@@ -262,35 +265,3 @@ def choose_device(name: str, *, setting: str = "runtime.device=") -> torch.devic
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"{setting}cuda: torch sees no CUDA device; use cpu, or look at nvidia-smi")
     return torch.device(name)
-
-
-def check_precision(precision: str, device: torch.device) -> None:
-    """Refuses what a device cannot do, or could only emulate at a fraction of fp32's speed.
-
-    Raises:
-        ConfigError: fp16 on a CPU, or bf16 on a CPU or GPU without instructions for it.
-    """
-    if precision == "fp32":
-        return
-    if device.type == "cuda":
-        if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-            raise ConfigError("training.precision=bf16: this GPU has no bf16 instructions; use fp16 or fp32")
-        return
-    if precision == "fp16":
-        raise ConfigError("training.precision=fp16: needs a CUDA device; on a CPU use fp32")
-    if not has_bf16():
-        rule = "this processor has no bf16 instructions, and emulates them several times slower than fp32"
-        raise ConfigError(f"training.precision=bf16: {rule}; use fp32")
-
-
-def has_bf16() -> bool:
-    """Whether this CPU computes in bf16. What oneDNN says of x86 includes what it can emulate."""
-    if platform.machine() in ("x86_64", "AMD64"):
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def _autocast(training: TrainingConfig, device: torch.device) -> AbstractContextManager[object]:
-    if training.precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16 if training.precision == "bf16" else torch.float16)

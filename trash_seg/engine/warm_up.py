@@ -8,13 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from trash_seg.config import Config
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from trash_seg.engine.precision import DTYPES
 
 
 @contextlib.contextmanager
 def cuda_warming_up(config: Config) -> Iterator[None]:
-    """A thread uses the device while what is inside goes on; the end waits for it.
+    """A thread uses the device while what is inside goes on; the end waits for it, also after Ctrl-C.
 
     Not in deterministic mode, whose settings must stand before CUDA starts.
     """
@@ -38,5 +37,6 @@ def _use_cuda(dtype: torch.dtype) -> None:
             weight = torch.ones(32, 32 // groups, taps, taps, device="cuda", dtype=dtype, requires_grad=True)
             features = F.conv2d(features, weight, padding=taps // 2, groups=groups)
             features = F.relu(F.batch_norm(features, None, None, training=True))
-        features.float().mean().backward()  # type: ignore[no-untyped-call]
+        columns = features.flatten(1)
+        (columns @ columns.T).float().mean().backward()  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trash_seg.engine.step import Forward, check_precision
+from trash_seg.engine.precision import check_precision
+from trash_seg.engine.step import Forward
 from trash_seg.errors import ConfigError, UserError
 from trash_seg.inference.fold import fold_batch_norms
 from trash_seg.inference.load import TrainedRun
@@ -88,6 +89,8 @@ class Ensemble:
         self.classes = members[0].run.config.data.classes
         self.image_size = max(member.image_size for member in members)
         """S: probabilities of members with a smaller size are enlarged to it."""
+        self.whole_batches = members[0].forward.device.type == "cuda"
+        """A last batch is to be filled up, as in validation: see `Step`."""
         self.sizes = sorted({size for member in members for size in member.sizes})
         for member in members[1:]:
             if member.run.config.data.classes != self.classes:

@@ -183,7 +183,8 @@ def _start_batch(
     pool: ThreadPoolExecutor,
 ) -> _Batch:  # fmt: skip
     windows = [queue.popleft() for _ in range(min(batch_size, len(queue)))]
-    images = {size: _to_tensor([a.sample.inputs[size][index] for a, index in windows]) for size in ensemble.sizes}
+    filled = windows + windows[-1:] * (batch_size - len(windows) if ensemble.whole_batches else 0)
+    images = {size: _to_tensor([a.sample.inputs[size][index] for a, index in filled]) for size in ensemble.sizes}
     needed = probabilities or any(assembly.mosaic is not None for assembly, _ in windows)
     return _Batch(windows, pool.submit(ensemble.predict, images, probabilities=needed))
 
