@@ -7,15 +7,15 @@ from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
 from torch import nn
 
-from trash_seg.models.fuse import (
+from trash_seg.models.convolutions import (
     AlignedConv2d,
     DepthwiseConv2d,
     PaddingDepthwiseConv2d,
     ShiftedConv2d,
     TrimmedConv2d,
     UpsamplingConv2d,
-    fuse,
 )
+from trash_seg.models.fuse import fuse
 
 CPU = torch.device("cpu")
 

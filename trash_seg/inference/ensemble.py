@@ -14,7 +14,8 @@ from trash_seg.inference.fold import fold_batch_norms
 from trash_seg.inference.load import TrainedRun
 from trash_seg.inference.views import VIEWS, View
 from trash_seg.models.build import one_line
-from trash_seg.models.fuse import UpsamplingConv2d, fuse
+from trash_seg.models.convolutions import UpsamplingConv2d
+from trash_seg.models.fuse import fuse
 
 
 class Member:
