@@ -27,11 +27,9 @@ from trash_seg.job import LEASE_SECONDS, RunFailed
 from trash_seg.rundir import RunDir, write_text
 from trash_seg.stop import handling
 from trash_seg.sweep.plan import FAILED, PlannedRun
+from trash_seg.sweep.scontrol import ask, end_of, last_line, max_array_size
 from trash_seg.sweep.view import View
 from trash_seg.sweep.worker import STOP_SIGNALS, record_end, run_composed
-
-INTERRUPTED = ("BOOT_FAIL", "CANCELLED", "DEADLINE", "NODE_FAIL", "PREEMPTED", "TIMEOUT")
-"""Slurm's states of jobs that were ended from outside."""
 
 
 class SlurmRun:
@@ -80,7 +78,7 @@ class Queue:
         arrays = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in self.folder.glob("*.json")}
         if not arrays:
             return {}
-        lines = _ask("squeue", "--noheader", "--array", "--format=%i %j", f"--name={','.join(arrays)}").splitlines()
+        lines = ask("squeue", "--noheader", "--array", "--format=%i %j", f"--name={','.join(arrays)}").splitlines()
         jobs = {}
         for line in lines:
             job_id, name = line.split(maxsplit=1)
@@ -99,7 +97,7 @@ class Queue:
         Raises:
             UserError: Slurm refuses one.
         """
-        size = _max_array_size()
+        size = max_array_size()
         jobs: dict[str, str] = {}
         for first in range(0, len(runs), size):
             jobs |= self._submit_array(runs[first : first + size], context=context, master=master, settings=settings)
@@ -123,7 +121,7 @@ class Queue:
             submitted = True
             return {run.files.name: job.job_id for run, job in zip(runs, jobs, strict=True)}
         except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
-            raise UserError(f"hydra/launcher=slurm: sbatch refuses the job: {_last_line(str(error))}") from error
+            raise UserError(f"hydra/launcher=slurm: sbatch refuses the job: {last_line(str(error))}") from error
         except submitit.core.utils.FailedSubmissionError as error:
             raise UserError("hydra/launcher=slurm: sbatch does not say the job's number; it was cancelled") from error
         finally:
@@ -247,7 +245,7 @@ def _watch(
 
 
 def _settle_lost(run: PlannedRun, job_id: str | None, view: View) -> None:
-    state, cause = _end_of(job_id)
+    state, cause = end_of(job_id)
     try:
         status = run.files.read_status()
         if status is None or status["state"] == "running":
@@ -256,45 +254,6 @@ def _settle_lost(run: PlannedRun, job_id: str | None, view: View) -> None:
     except (OSError, ValueError) as error:  # not the same as none: nothing is written over it
         status = {"state": "failed", "error": f"{cause}; and its status cannot be used ({error})"}
     view.end(run, status or {"state": state, "error": cause})
-
-
-def _end_of(job_id: str | None) -> tuple[str, str]:
-    """How Slurm says that a job ended, while it remembers: the state of a run that could not say so itself, the cause.
-
-    One that a person or the cluster has ended is to be continued; it says nothing against the run.
-    """
-    job = f"its Slurm job {job_id}"
-    lost = "failed", f"{job} has left the queue"
-    if job_id is None:
-        return lost
-    try:
-        words = _ask("scontrol", "show", "job", "--oneliner", job_id).split()
-    except UserError:
-        return lost
-    ended = next((word.partition("=")[2] for word in words if word.startswith("JobState=")), "")
-    if not ended:
-        return lost
-    return "interrupted" if ended in INTERRUPTED else "failed", f"{job} ended {ended}"
-
-
-def _max_array_size() -> int:
-    """Jobs that one array may hold, as the site has set it."""
-    for line in _ask("scontrol", "show", "config").splitlines():
-        key, _, value = line.partition("=")
-        if key.strip() == "MaxArraySize":
-            return int(value)
-    return 1001  # Slurm's default
-
-
-def _ask(*command: str) -> str:
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    if answer.returncode != 0:
-        raise UserError(f"hydra/launcher=slurm: {command[0]} fails: {_last_line(answer.stderr)}")
-    return answer.stdout
-
-
-def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason given")
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
