@@ -367,7 +367,9 @@ def test_what_cannot_work_fails_with_key_value_and_way_out(
     ("overrides", "message"),
     [
         (["optimizer.lr=-1"], "optimizer.lr=-1.0: must be > 0"),
-        (["optimizer.lrr=1"], "Key 'lrr' not in 'OptimizerConfig'"),
+        (["optimizer.lrr=1"], "optimizer.lrr: there is no such setting; did you mean optimizer.lr?"),
+        (["+training.epoch=2"], "training.epoch: there is no such setting; did you mean training.epochs?"),
+        (["encodr=resnet18"], "encodr: there is no such setting; did you mean encoder?"),
         (["encoder=resnet19"], "Available options in 'encoder':"),
         (["training.epochs=many"], "could not be converted to Integer"),
         (["data=trash"], "data.root=DIR"),

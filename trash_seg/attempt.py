@@ -195,7 +195,7 @@ class Attempt:
             hint = "a process that prepares samples was killed, mostly for want of memory: give the job more of it"
         elif isinstance(error, RuntimeError) and "does not have a deterministic implementation" in str(error):
             hint = "training.deterministic=false trains this network"
-        message = f"{cause}. {hint}" if hint else cause
+        message = f"{cause.rstrip('.')}. {hint}" if hint else cause
         return self.end("failed", message, error=cause, hint=hint, traceback=_trace(error))
 
     def write(self, state: str, **extra: str | None) -> None:

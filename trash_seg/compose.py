@@ -1,5 +1,6 @@
 """Hydra at the edges: composing a Config outside of `hydra.main`, and showing errors as one message."""
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from trash_seg.config import Config, register, to_config
+from trash_seg.config import Config, no_such_setting, register, to_config
 from trash_seg.errors import UserError
 
 CONF_DIR = Path(__file__).parents[1] / "conf"
@@ -46,6 +47,8 @@ def user_message(error: BaseException) -> str:
             return str(cause)
         cause = cause.__cause__ or cause.__context__
     message = str(error)
+    if misspelt := re.match(r"Could not override '([\w.]+)'", message):  # Hydra would advise to add it with a +
+        return no_such_setting(misspelt[1])
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
         message += f"\n{error.__cause__}"
     return message

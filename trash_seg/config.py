@@ -4,6 +4,7 @@ Types, units and ranges stand here; the values stand in `conf/`, so that each de
 """
 
 import dataclasses
+import difflib
 import functools
 import hashlib
 import json
@@ -349,15 +350,43 @@ def to_config(composed: DictConfig) -> Config:
     """Hydra's composed config as a plain, checked object.
 
     Raises:
-        ConfigError: A value is outside its range.
+        ConfigError: A value is outside its range, or there is no such setting.
         omegaconf.errors.OmegaConfBaseException: A value is missing or has the wrong type.
     """
+    refuse_unknown(composed)
     groups: dict[str, Any] = {
         field.name: OmegaConf.to_object(composed[field.name])
         for field in dataclasses.fields(Config)
         if field.name != "seed"
     }
     return Config(seed=composed.seed, **groups)
+
+
+def refuse_unknown(composed: DictConfig) -> None:
+    """Raises ConfigError for a setting that nothing reads, as `+training.epoch=2` adds one."""
+    known = setting_names()
+    for name in map(str, composed):
+        group = composed._get_node(name)
+        inner = [f"{name}.{key!s}" for key in group] if isinstance(group, DictConfig) and name in known else []
+        for given in (name, *inner):
+            if given not in known and given != "hydra":
+                raise ConfigError(no_such_setting(given))
+
+
+def setting_names() -> list[str]:
+    """Every setting and group of settings: `seed`, `training`, `training.epochs`."""
+    names = []
+    for name, kind in get_type_hints(Config).items():
+        names.append(name)
+        if dataclasses.is_dataclass(kind):
+            names += [f"{name}.{field.name}" for field in dataclasses.fields(kind)]
+    return names
+
+
+def no_such_setting(given: str) -> str:
+    """For the user, with the setting that is spelt most like it."""
+    close = difflib.get_close_matches(given, setting_names(), n=1)
+    return f"{given}: there is no such setting" + (f"; did you mean {close[0]}?" if close else "")
 
 
 def config_from_dict(settings: Mapping[str, Any]) -> Config:

@@ -37,6 +37,8 @@ def main() -> int:
     """Returns the exit code of the process."""
     # Hydra then raises its errors instead of printing them, so that every error is shown the same way.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # argparse takes overrides in one piece; -m may stand anywhere among them.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
 
     def command() -> int:
         try:

@@ -136,7 +136,8 @@ def build_loaders(config: Config, dataset: Dataset, device: torch.device) -> tup
     """
     batch_size = config.training.batch_size
     if len(dataset.train.names) < batch_size:
-        raise ConfigError(f"training.batch_size={batch_size}: {len(dataset.train.names)} training images fill no batch")
+        num = len(dataset.train.names)
+        raise ConfigError(f"training.batch_size={batch_size}: {num} training images fill no batch; give at most {num}")
     training: dict[str, Any] = {"seed": config.seed, "augmentation": config.augmentation}
     training |= {"shuffle": True, "drop_last": True}
     num_workers = config.runtime.num_workers

@@ -110,6 +110,12 @@ def test_annotations_that_are_all_lost_stop_training(tmp_path: Path) -> None:
     texts = {finding["code"]: finding["message"] for finding in content["findings"]}
     assert "is of image '10', which is not listed: ids are numbers in one place and str" in texts["unknown-image"]
     assert "train.json: not one annotation can be used" in texts["no-labels"]
+    for annotation in train.content["annotations"]:
+        annotation.update(image_id=int(annotation["image_id"]), category_id=str(annotation["category_id"]))
+    train.write()
+    code, content = check(tmp_path, "data=trash", f"data.root={tmp_path / 'data'}", read_images=False)
+    texts = {finding["code"]: finding["message"] for finding in content["findings"]}
+    assert code == 1 and "is not listed: ids are numbers in one place and str" in texts["unknown-category"]
 
 
 def test_a_fold_that_has_none_of_the_few_annotations_is_no_error(tmp_path: Path) -> None:

@@ -47,6 +47,19 @@ def test_samples(root: Path, cache: bool) -> None:
     assert dataset.pixels.tolist() == [6 * 300] * 3
 
 
+def test_masks_that_show_no_class_stop_training(root: Path, tmp_path: Path) -> None:
+    for path in (root / "val" / "masks").iterdir():
+        Image.fromarray(np.repeat(np.array([0, 1, 0], np.uint8), 10)[:, None].repeat(40, axis=1)).save(path)
+    assert open_folder(root).warnings == {"absent-class": 1}
+    for path in (root / "train" / "masks").iterdir():
+        Image.fromarray(np.zeros((30, 40), np.uint8)).save(path)
+    with pytest.raises(DataError, match="the masks of train are background alone"):
+        open_folder(root)
+    code = trash_seg.check.check(["data=folder", CLASSES, f"data.root={root}"], out=tmp_path, read_images=True)
+    counts = json.loads((tmp_path / "check.json").read_text())["counts"]
+    assert (code, counts["no-labels"], counts["absent-class"]) == (1, 1, 1)
+
+
 def test_one_folder_in_folds(root: Path) -> None:
     settings = ("data.train=null", "data.val=null", "data.annotations=train", "data.num_folds=3")
     names = [name for fold in range(3) for name in open_folder(root, *settings, f"data.fold={fold}").val.names]
@@ -70,7 +83,7 @@ def test_the_doctor_knows_masks(root: Path, tmp_path: Path) -> None:
         Image.fromarray(np.zeros((30, 40), np.uint8)).save(path)
     code, counts = check()
     assert code == 1
-    assert counts == {**dict.fromkeys(FOLDER_RULES, 1), "absent-class": 2}
+    assert counts == {**dict.fromkeys(FOLDER_RULES, 1), "no-labels": 1}
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_orientation_6_turns_clockwise(tmp_path: Path) -> None:
 def test_a_tiff_is_upright(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.tif", PICTURE, tiffinfo={0x0112: 6})
     assert np.array_equal(read_image(path, width=40, height=60), np.rot90(PICTURE, -1))
-    with pytest.raises(ImageError, match="the annotation file says 60×40"):
+    with pytest.raises(ImageError, match="its annotations are for 60×40"):
         read_image(path, width=60, height=40)
 
 
@@ -106,7 +106,7 @@ def test_a_program_is_no_image(tmp_path: Path) -> None:
 
 def test_another_size_in_either_orientation_is_an_error(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", PICTURE)
-    with pytest.raises(ImageError, match=r"a\.png: is 60×40, the annotation file says 40×60") as raised:
+    with pytest.raises(ImageError, match=r"a\.png: is 60×40, its annotations are for 40×60") as raised:
         read_image(path, width=40, height=60)
     assert raised.value.code == "size-mismatch"
 

@@ -58,7 +58,7 @@ def test_an_image_of_another_size_than_its_file_says_is_a_failure(toy_run: Path,
     (tmp_path / "test.json").write_text(json.dumps({"images": entries}))
     completed = predict(toy_run, "--data", tmp_path / "test.json", "--submission", tmp_path / "s.csv")
     assert completed.code == 1
-    assert "a.png: is 60×40, the annotation file says 61×40" in completed.output
+    assert "a.png: is 60×40, its annotations are for 61×40" in completed.output
     assert not (tmp_path / "s.csv").exists()
 
 

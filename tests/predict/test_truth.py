@@ -92,7 +92,7 @@ def test_a_copy_of_another_size_is_named(toy_run: Path, truth: Path, tmp_path: P
     random_image(tmp_path / "small" / "photos" / "a.jpg", WIDTH // 2, HEIGHT // 2)
     completed = predict(toy_run, "--data", tmp_path / "small", "--truth", truth)
     assert completed.code == 1
-    assert "a.jpg: is 32×24, the annotation file says 64×48" in completed.output
+    assert "a.jpg: is 32×24, its annotations are for 64×48" in completed.output
 
 
 def test_a_truth_of_other_images_is_refused(toy_run: Path, truth: Path, tmp_path: Path, predict: Predict) -> None:

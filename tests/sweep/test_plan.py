@@ -78,6 +78,21 @@ def test_done_and_failed_runs_are_left_out_and_measured_ones_predict(train: Trai
     assert "5 to run" in answer.output
 
 
+def test_the_flag_of_a_sweep_may_stand_anywhere(train: Train) -> None:
+    for arguments in (("seed=1,2", *DRY), ("hydra.sweeper.dry_run=true", "seed=1,2", "--multirun")):
+        answer = train("encoder=resnet18", "decoder=Unet", *arguments)
+        assert answer.code == 0 and "2 to run" in answer.output
+
+
+def test_what_failed_with_another_data_folder_runs_again(train: Train, tmp_path: Path) -> None:
+    train(*DRY, "encoder=resnet18", "decoder=Unet", "seed=1,2")
+    first, second = rows(tmp_path)
+    write_status(tmp_path, first, "failed", error="/nothere: is not there", config={"data": {"root": "/nothere"}})
+    write_status(tmp_path, second, "failed", error="RuntimeError: cold feet", config={"data": {"root": None}})
+    answer = train(*DRY, "encoder=resnet18", "decoder=Unet", "seed=1,2")
+    assert "1 to run" in answer.output and "1 left out: failed before" in answer.output
+
+
 def test_weights_that_smp_does_not_list_and_the_same_run_twice(train: Train, tmp_path: Path) -> None:
     answer = train(*DRY, "encoder=resnet18,dpn92", "encoder.weights=imagenet", "seed=1,1")
     assert "1 left out: the same run twice" in answer.output or "2 left out: the same run twice" in answer.output

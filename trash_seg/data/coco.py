@@ -194,7 +194,10 @@ class CocoReader:
                 continue
             usable, problems = check_segmentation(entry, width=record.width, height=record.height)
             if entry["category_id"] not in class_indices:
-                problems = [*problems, ("unknown-category", f"category {entry['category_id']} is not listed")]
+                text = f"category {entry['category_id']!r} is not listed"
+                if _other_kind(entry["category_id"]) in class_indices:
+                    text += ": ids are numbers in one place and strings in the other"
+                problems = [*problems, ("unknown-category", text)]
             for code, text in problems:
                 where = f"annotation {id_} on {record.file_name}"
                 self._add(code, file, f"{where}: {text}", image=record.file_name, annotation=id_, region=entry)

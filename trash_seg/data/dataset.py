@@ -1,7 +1,7 @@
 """Opens a dataset for training: reads, checks, and gives access to its samples."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +11,19 @@ import numpy.typing as npt
 
 from trash_seg.config import DataConfig, RuntimeConfig
 from trash_seg.data.cache import Cached, open_cache
-from trash_seg.data.findings import count_warnings, raise_errors
+from trash_seg.data.findings import Finding, count_warnings, raise_errors
 from trash_seg.data.loader import Split
 from trash_seg.data.samples import ChosenRows, FileImages, FileMasks, SampleReader
-from trash_seg.data.source import Part, Source, check_headers, find_same_images, fingerprint, read_source, stat_files
+from trash_seg.data.source import (
+    Part,
+    Source,
+    check_headers,
+    find_absent_in_masks,
+    find_same_images,
+    fingerprint,
+    read_source,
+    stat_files,
+)
 from trash_seg.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -76,6 +85,7 @@ def _open(config: DataConfig, *, image_size: int, runtime: RuntimeConfig) -> Dat
         findings += [finding for unit in source.units for finding in check_headers(source.root, unit)]
     else:
         findings += [finding for cached in caches.values() for finding in cached.findings]
+        findings += _find_absent_in_masks(source, caches, config.classes)
     raise_errors(findings)
     findings += find_same_images(source)
     train, val = (_open_split(source.parts[name], reader, caches) for name in ("train", "val"))
@@ -83,6 +93,15 @@ def _open(config: DataConfig, *, image_size: int, runtime: RuntimeConfig) -> Dat
         train, val, list(config.classes), fingerprint(source), count_warnings(findings),
         lambda: _count_pixels(source.parts["train"], train, len(config.classes), caches),
     )  # fmt: skip
+
+
+def _find_absent_in_masks(source: Source, caches: dict[str, Cached], classes: list[str]) -> Iterator[Finding]:
+    """Of COCO files the annotations have told; of masks the cache knows."""
+    for name in ("train", "val"):
+        part = source.parts[name]
+        if any(record.mask_name is not None for record in part.records):
+            pixels = caches[part.unit.name].pixels[part.indices].sum(0).tolist()
+            yield from find_absent_in_masks(part.unit.name, name, pixels, classes)
 
 
 def _open_caches(

@@ -18,7 +18,14 @@ from trash_seg.data.coco import ImageRecord, leaves_folder
 from trash_seg.data.findings import Finding
 from trash_seg.data.image import ImageError, Pixels, read_image
 from trash_seg.data.samples import SampleReader
-from trash_seg.data.source import Source, check_header, find_same_images, read_source, stat_files
+from trash_seg.data.source import (
+    Source,
+    check_header,
+    find_absent_in_masks,
+    find_same_images,
+    read_source,
+    stat_files,
+)
 
 MAX_HASH_DISTANCE = 6
 """Bits of 64 by which the perceptual hashes of near-duplicates differ at most."""
@@ -134,7 +141,9 @@ def _examine_images(
                 if record.mask_name is not None or index == 0:  # of the others, the annotations have told
                     parts[name].classes[index].images += count > 0
     if any(record.mask_name is not None for _, record in tasks):
-        findings += _absent_by_pixels(source, parts, classes)
+        for name in [name for name in ("train", "val") if name in parts]:
+            pixels = [count.pixels for count in parts[name].classes]
+            findings += find_absent_in_masks(source.parts[name].unit.name, name, pixels, classes)
     same = {(finding.image, finding.other) for finding in known if finding.code == "same-image"}
     hashes = [(name, record.file_name, result.hash) for (name, record), result in zip(tasks, results, strict=True)]
     return [*findings, *_find_near_duplicates(source, hashes, same)]
@@ -151,15 +160,6 @@ def _examine_image(reader: SampleReader, record: ImageRecord) -> _ImageResult:
     except ImageError as error:
         result.findings.append((error.code, str(error)))
     return result
-
-
-def _absent_by_pixels(source: Source, parts: dict[str, PartSummary], classes: list[str]) -> Iterator[Finding]:
-    """Classes that no index mask of a split shows."""
-    for name in [name for name in ("train", "val") if name in parts]:
-        for index, count in enumerate(parts[name].classes):
-            if index > 0 and count.pixels == 0:
-                unit = source.parts[name].unit.name
-                yield Finding("absent-class", unit, f"{unit}: no {classes[index]} in {name} [absent-class]")
 
 
 def perceptual_hash(image: Pixels) -> int | None:

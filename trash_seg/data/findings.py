@@ -40,7 +40,7 @@ RULES: dict[str, Rule] = {
     "unsafe-path": Rule(True, "file name leaves the data folder", "refuses the dataset, opens nothing there"),
     "missing-image": Rule(True, "image is not there", "refuses the dataset"),
     "broken-image": Rule(True, "image does not decode, or is cut short", "refuses the dataset"),
-    "size-mismatch": Rule(True, "image size differs from the annotation file", "refuses the dataset"),
+    "size-mismatch": Rule(True, "image size differs from that of its annotations", "refuses the dataset"),
     "exif-orientation": Rule(
         False, "image is turned by its EXIF orientation", "takes the orientation under which the sizes agree"
     ),

@@ -84,7 +84,7 @@ def read_image(path: str | Path, *, width: int | None = None, height: int | None
 
     Args:
         path: One of FORMATS.
-        width: As the annotation file says. Given width and height, the image is turned by its EXIF orientation if
+        width: That its annotations are for. Given width and height, the image is turned by its EXIF orientation if
             that makes the sizes agree, else left as stored if they agree so.
         height: Likewise. Without them the EXIF orientation holds.
 
@@ -119,7 +119,7 @@ def is_turned(header: Header, expected: tuple[int, int] | None, path: Path) -> b
     if expected in (None, header.size):
         return False
     stored, stated = ("×".join(map(str, size)) for size in (header.size, expected or ()))
-    raise ImageError(f"{path}: is {stored}, the annotation file says {stated}", code="size-mismatch")
+    raise ImageError(f"{path}: is {stored}, its annotations are for {stated}", code="size-mismatch")
 
 
 def _open(path: Path) -> Image.Image:

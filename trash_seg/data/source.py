@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -139,6 +139,23 @@ def find_absent_classes(parts: dict[str, Part], classes: list[str]) -> Iterator[
             if index > 0 and index not in present:
                 text = f"{part.unit.name}: no {class_name} in {name} [absent-class]"
                 yield Finding("absent-class", part.unit.name, text)
+
+
+def find_absent_in_masks(unit: str, name: str, pixels: Sequence[int], classes: list[str]) -> Iterator[Finding]:
+    """What a split of index masks lacks.
+
+    Args:
+        unit: The unit's name.
+        name: The split's.
+        pixels: (C,) of each class in all of its masks.
+        classes: Their names.
+    """
+    if not any(pixels[1:]):
+        yield Finding("no-labels", unit, f"{unit}: the masks of {name} are background alone [no-labels]")
+        return
+    for class_name, count in zip(classes[1:], pixels[1:], strict=True):
+        if count == 0:
+            yield Finding("absent-class", unit, f"{unit}: no {class_name} in {name} [absent-class]")
 
 
 def stat_files(source: Source) -> Iterator[Finding]:

@@ -22,7 +22,7 @@ COSTS = {"parameters": "parameters, millions", "gflops": "GFLOPs for one image",
 NUM_CLASS_ROWS = 40
 MOST_LABELLED_CELLS = 1000
 STATE_MARKS = {
-    "failed": "✕", "diverged": "✕", "running": "…", "interrupted": "…", "pruned": "…", "unreadable": "!",
+    "failed": "✕", "diverged": "✕", "running": "…", "interrupted": "…", "pruned": "✂", "unreadable": "!",
     "missing": "–",
 }  # fmt: skip
 MARGINS = {"l": 10, "r": 10, "t": 10, "b": 10}

@@ -239,7 +239,7 @@ def _settle(run: PlannedRun, status: dict[str, Any] | str | None) -> None:
         run.reason = "done"
     elif known.reason is not None or run.state == "unsupported":
         run.state, run.reason = "unsupported", known.reason or run.failure
-    elif run.state in FAILED and not config.sweep.retry_failed:
+    elif run.state in FAILED and not config.sweep.retry_failed and _had_root(status) == config.data.root:
         run.reason = f"{run.state} before (sweep.retry_failed=true runs it again): {run.failure}"
     elif limit is not None and known.parameters is not None and known.parameters > limit:
         run.reason = f"{known.parameters / 1e6:.1f} M parameters, sweep.max_parameters={limit:g}"
@@ -247,6 +247,13 @@ def _settle(run: PlannedRun, status: dict[str, Any] | str | None) -> None:
         run.reason = f"the network refuses training.image_size={size}"
     elif (listed := _unlisted(config)) is not None:
         run.reason = f"no {config.encoder.weights} weights for {config.encoder.name}, only {', '.join(listed)}"
+
+
+def _had_root(status: dict[str, Any] | str | None) -> str | None:
+    """The data folder that a run was given; with another one a failure need not come again."""
+    data = status.get("config", {}).get("data", {}) if isinstance(status, dict) else {}
+    root: str | None = data.get("root")
+    return root
 
 
 def _unlisted(config: Config) -> list[str] | None:
