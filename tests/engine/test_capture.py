@@ -182,6 +182,19 @@ def test_a_captured_run_equals_the_eager_run(overrides: tuple[str, ...]) -> None
     assert torch.equal(eager[2], captured[2])
 
 
+def two_epochs(criterion: Criterion, how: str) -> list[float]:
+    """The losses of training and validating a network with dropout."""
+    step, loader = on_cuda("decoder=DeepLabV3Plus", f"runtime.step={how}", criterion=criterion)
+    losses = []
+    for epoch in range(2):
+        step.model.train()
+        torch.manual_seed(epoch)
+        losses += [float(step.train(*batch)) for batch in loader.epoch(epoch)]
+        step.evaluated.eval()
+        losses += [float(step.validate(*batch)[0]) for batch in loader.epoch(0)]
+    return losses
+
+
 @pytest.mark.gpu
 @needs_cuda
 @pytest.mark.usefixtures("deterministic")
@@ -198,17 +211,7 @@ def test_what_cannot_be_captured_goes_on_eagerly(always: bool, caplog: pytest.Lo
             loss.item()
         return loss
 
-    def run(how: str) -> list[float]:
-        step, loader = on_cuda("decoder=DeepLabV3Plus", f"runtime.step={how}", criterion=read)
-        losses = []
-        for epoch in range(2):
-            step.model.train()
-            losses += [float(step.train(*batch)) for batch in loader.epoch(epoch)]
-            step.evaluated.eval()
-            losses += [float(step.validate(*batch)[0]) for batch in loader.epoch(0)]
-        return losses
-
-    assert run("eager") == run("auto")
+    assert two_epochs(read, "eager") == two_epochs(read, "auto")
     assert "because capturing fails" in caplog.text
 
 
@@ -239,18 +242,7 @@ def test_training_is_captured_anew_when_a_later_capture_fails(caplog: pytest.Log
             loss.item()
         return loss
 
-    def run(how: str) -> list[float]:
-        step, loader = on_cuda("decoder=DeepLabV3Plus", f"runtime.step={how}", criterion=read)
-        losses = []
-        for epoch in range(2):
-            step.model.train()
-            torch.manual_seed(epoch)
-            losses += [float(step.train(*batch)) for batch in loader.epoch(epoch)]
-            step.evaluated.eval()
-            losses += [float(step.validate(*batch)[0]) for batch in loader.epoch(0)]
-        return losses
-
-    assert run("eager") == run("auto")
+    assert two_epochs(read, "eager") == two_epochs(read, "auto")
     assert "because capturing fails" in caplog.text
 
 

@@ -63,7 +63,7 @@ def test_a_batch_that_is_filled_up_counts_its_own_images_alone(overrides: tuple[
     step.evaluated.eval()
     loss, counts = step.validate(*batch())
     predicted = step.predict(batch()[0])
-    step.whole_batches = True  # as on CUDA; a batch is of 8
+    step.forward.whole_batches = True  # as on CUDA; a batch is of 8
     sizes = []
     step.evaluated.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     filled_loss, filled_counts = step.validate(*batch())

@@ -57,7 +57,7 @@ def test_a_batch_that_is_filled_up_predicts_its_own_images_alone(toy_run: Path, 
     sizes: list[int] = []
     ensemble.members[0].model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     results = []
-    for ensemble.whole_batches in (False, True):  # the second as on CUDA
+    for ensemble.members[0].forward.whole_batches in (False, True):  # the second as on CUDA
         results.append(list(stream(items, ensemble, reader=reader, batch_size=4, probabilities=False)))
     assert sizes == [4, 2, 4, 4]
     for plain, filled in zip(*results, strict=True):

@@ -4,7 +4,7 @@ import gc
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -188,15 +188,13 @@ class CocoReader:
             record = by_id.get(entry["image_id"])
             if record is None:
                 text = f"annotation {id_} is of image {entry['image_id']!r}, which is not listed"
-                if _other_kind(entry["image_id"]) in by_id:
-                    text += ": ids are numbers in one place and strings in the other"
+                text += _kind_hint(entry["image_id"], by_id)
                 self._add("unknown-image", file, text, annotation=id_)
                 continue
             usable, problems = check_segmentation(entry, width=record.width, height=record.height)
             if entry["category_id"] not in class_indices:
                 text = f"category {entry['category_id']!r} is not listed"
-                if _other_kind(entry["category_id"]) in class_indices:
-                    text += ": ids are numbers in one place and strings in the other"
+                text += _kind_hint(entry["category_id"], class_indices)
                 problems = [*problems, ("unknown-category", text)]
             for code, text in problems:
                 where = f"annotation {id_} on {record.file_name}"
@@ -216,11 +214,10 @@ def _is_id(value: object) -> bool:
     return isinstance(value, int | str) and not isinstance(value, bool)
 
 
-def _other_kind(id_: int | str) -> int | str | None:
-    """A number's string, a string's number."""
-    if isinstance(id_, int):
-        return str(id_)
-    return int(id_) if id_.isdecimal() else None
+def _kind_hint(id_: int | str, listed: Container[Hashable]) -> str:
+    """Why an id is not listed, where a number's string or a string's number is."""
+    other = str(id_) if isinstance(id_, int) else int(id_) if id_.isdecimal() else None
+    return ": ids are numbers in one place and strings in the other" if other in listed else ""
 
 
 def _is_image(entry: Any) -> bool:

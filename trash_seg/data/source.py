@@ -137,8 +137,7 @@ def find_absent_classes(parts: dict[str, Part], classes: list[str]) -> Iterator[
             continue
         for index, class_name in enumerate(classes):
             if index > 0 and index not in present:
-                text = f"{part.unit.name}: no {class_name} in {name} [absent-class]"
-                yield Finding("absent-class", part.unit.name, text)
+                yield _absent_class(part.unit.name, name, class_name)
 
 
 def find_absent_in_masks(unit: str, name: str, pixels: Sequence[int], classes: list[str]) -> Iterator[Finding]:
@@ -155,7 +154,11 @@ def find_absent_in_masks(unit: str, name: str, pixels: Sequence[int], classes: l
         return
     for class_name, count in zip(classes[1:], pixels[1:], strict=True):
         if count == 0:
-            yield Finding("absent-class", unit, f"{unit}: no {class_name} in {name} [absent-class]")
+            yield _absent_class(unit, name, class_name)
+
+
+def _absent_class(unit: str, name: str, class_name: str) -> Finding:
+    return Finding("absent-class", unit, f"{unit}: no {class_name} in {name} [absent-class]")
 
 
 def stat_files(source: Source) -> Iterator[Finding]:

@@ -57,6 +57,8 @@ class Forward:
         self.normalize = Normalize().to(device)
         self.autocast = partial(autocast, training, device)
         self.deterministic = training.deterministic
+        self.whole_batches = device.type == "cuda"
+        """Fill up what is evaluated: cuDNN takes seconds to plan for a new number of images, a batch milliseconds."""
 
     def place_model(self, model: nn.Module) -> nn.Module:
         """Moves the weights to the device, in the run's memory order."""
@@ -101,8 +103,6 @@ class Step:
         self.model = self.forward.place_model(model)
         self.criterion = criterion
         self.batch_size = training.batch_size
-        self.whole_batches = device.type == "cuda"
-        """Fill up what is evaluated: cuDNN takes seconds to plan for a new number of images, a batch milliseconds."""
         self.gradient_clip = training.gradient_clip
         self.train_samples, self.val_samples = train_samples, val_samples
         self.optimizer = build_optimizer(config.optimizer, model.parameters(), device=device)
@@ -208,7 +208,7 @@ class Step:
     def _logits(self, images: Tensor) -> Tensor:
         """(N, C, H, W) float32 of images (N, 3, H, W), by the network that is evaluated."""
         num = len(images)
-        if self.whole_batches and num < self.batch_size:
+        if self.forward.whole_batches and num < self.batch_size:
             images = images[torch.arange(self.batch_size, device=images.device).clamp(max=num - 1)]
         return self.forward.logits(self.evaluated, self.forward.place(images))[:num]
 

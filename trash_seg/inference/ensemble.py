@@ -90,13 +90,16 @@ class Ensemble:
         self.classes = members[0].run.config.data.classes
         self.image_size = max(member.image_size for member in members)
         """S: probabilities of members with a smaller size are enlarged to it."""
-        self.whole_batches = members[0].forward.device.type == "cuda"
-        """A last batch is to be filled up, as in validation: see `Step`."""
         self.sizes = sorted({size for member in members for size in member.sizes})
         for member in members[1:]:
             if member.run.config.data.classes != self.classes:
                 names = f"{members[0].run.name} and {member.run.name}"
                 raise UserError(f"{names}: their class lists differ, so their probabilities cannot be averaged")
+
+    @property
+    def whole_batches(self) -> bool:
+        """A last batch is to be filled up, as in validation."""
+        return self.members[0].forward.whole_batches
 
     def fold(self) -> None:
         """Makes the networks faster, at the cost of other rounding than in validation."""
