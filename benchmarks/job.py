@@ -78,7 +78,7 @@ def measure(pair: str, given: argparse.Namespace, ways: dict[str, list[str] | No
     """Each way in each round; None stands for the peer. Every other round goes backwards: nobody is always first."""
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
     for number in range(1, given.rounds + 1):
-        for name, overrides in list(ways.items())[:: 1 if number % 2 else -1]:
+        for name, overrides in list(ways.items())[:: -1 if number % 2 else 1]:
             with tempfile.TemporaryDirectory() as name_of_folder:
                 folder = Path(name_of_folder)
                 done = peer(pair, given, folder) if overrides is None else ours(pair, given, folder, overrides)

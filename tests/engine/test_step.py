@@ -1,3 +1,4 @@
+import copy
 import platform
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import torch
 from trash_seg.compose import compose_config
 from trash_seg.engine.loss import build_loss
 from trash_seg.engine.optimizer import build_optimizer, start_momentum
-from trash_seg.engine.precision import check_precision, has_bf16
-from trash_seg.engine.step import Step, choose_device
+from trash_seg.engine.precision import cast_weights, check_precision, has_bf16
+from trash_seg.engine.step import Forward, Step, choose_device
 from trash_seg.errors import ConfigError
 from trash_seg.models.build import build_model
+from trash_seg.models.fuse import fuse
 
 CPU = torch.device("cpu")
 PIXELS = np.array([100, 50, 0, *[10] * 9])
@@ -199,3 +201,29 @@ def test_a_fused_optimizer_steps_weights_in_channels_last_as_the_plain_one() -> 
         optimizer.step()
         for own, other in pairs:
             torch.testing.assert_close(other, own)
+
+
+@pytest.mark.skipif(not has_bf16(), reason="emulated, and slowly")
+@pytest.mark.parametrize("decoder", ["DeepLabV3Plus", "Unet"])
+def test_weights_cast_together_are_those_that_autocast_casts(decoder: str) -> None:
+    config = compose_config(["encoder=efficientnet-b0", f"decoder={decoder}", "training.precision=bf16"])
+    device = torch.device("cpu")
+    torch.manual_seed(0)
+    built = build_model(config)
+    fuse(built, device=device)
+    images = torch.randint(255, (2, 3, 64, 64), dtype=torch.uint8)
+    results = []
+    for together in (False, True):
+        forward = Forward(config.training, device=device)
+        forward.casts_together = together
+        model = forward.place_model(copy.deepcopy(built))
+        torch.manual_seed(1)  # of dropout
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            logits = forward.logits(model, forward.place(images))
+            logits.square().mean().backward()
+        casts = sum(event.count for event in profile.key_averages() if event.key == "aten::_to_copy")
+        results.append((casts, logits, {name: weight.grad for name, weight in model.named_parameters()}))
+    (casts, logits, gradients), (fewer_casts, *found) = results
+    torch.testing.assert_close(found, [logits, gradients], rtol=0, atol=0)
+    num_used = len(cast_weights(built, torch.bfloat16)) - 1  # the encoder has a head that nothing uses
+    assert casts - fewer_casts == 2 * num_used  # there and back

@@ -1,12 +1,17 @@
 """What a network computes in, and whether a device can."""
 
 import platform
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from trash_seg.config import TrainingConfig
 from trash_seg.errors import ConfigError
+from trash_seg.models.convolutions import AlignedConv2d, TrimmedConv2d
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """By `training.precision`."""
@@ -17,6 +22,47 @@ def autocast(training: TrainingConfig, device: torch.device) -> AbstractContextM
     if training.precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, DTYPES[training.precision])
+
+
+CAST_WHOLE = (nn.Conv2d, nn.Linear, AlignedConv2d, TrimmedConv2d)
+"""Layers that autocast computes in half precision with weights that nothing else looks at; their kinds may differ."""
+
+
+def cast_weights(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Weights by name as autocast would cast them, for `torch.func.functional_call`.
+
+    It casts one by one, and the gradients again: hundreds of launches a step. Here they are a few in all.
+    """
+    weights = {
+        f"{place}.{name}".removeprefix("."): weight
+        for place, module in model.named_modules()
+        if type(module) in CAST_WHOLE
+        for name, weight in module.named_parameters(recurse=False)
+    }
+    return dict(zip(weights, _Cast.apply(dtype, *weights.values()), strict=True))
+
+
+class _Cast(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.dtypes = [weight.dtype for weight in weights]
+        return tuple(_copied(weights, [dtype] * len(weights)))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        there = [index for index, grad in enumerate(grads) if grad is not None]
+        copies = _copied([grads[index] for index in there], [ctx.dtypes[index] for index in there])
+        by_index = dict(zip(there, copies, strict=True))
+        return None, *(by_index.get(index) for index in range(len(grads)))
+
+
+def _copied(tensors: Sequence[Any], dtypes: Sequence[torch.dtype]) -> list[Tensor]:
+    copies = [torch.empty_like(tensor, dtype=dtype) for tensor, dtype in zip(tensors, dtypes, strict=True)]
+    if copies:
+        torch._foreach_copy_(copies, list(tensors))
+    return copies
 
 
 def check_precision(precision: str, device: torch.device) -> None:

@@ -3,6 +3,7 @@
 Names and shapes of the weights stay, so that files fit either form; results differ in rounding only.
 """
 
+import logging
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from segmentation_models_pytorch.decoders.unetplusplus.decoder import DecoderBlo
 from segmentation_models_pytorch.encoders._efficientnet import Conv2dStaticSamePadding
 from torch import Tensor, nn
 
+from trash_seg.models import kernels
 from trash_seg.models.convolutions import (
     ALIGNMENT,
     AlignedConv2d,
@@ -22,15 +24,19 @@ from trash_seg.models.convolutions import (
     UpsamplingConv2d,
 )
 
+log = logging.getLogger(__name__)
+
 
 def fuse(model: nn.Module, *, device: torch.device) -> None:
-    """Changes the network in place: upsampling blocks of Unet and Unet++, padding, and slow kinds of convolutions.
+    """Changes the network in place: upsampling blocks of Unet and Unet++, padding, and slow kinds of layers.
 
     Args:
         model: The network.
         device: It is to run on; what is slow differs.
     """
     on_cpu = device.type == "cpu"
+    if not on_cpu:
+        _use_kernels(model, device)
     module: Any
     for module in model.modules():
         if type(module) in FUSED and _is_fusible(module):
@@ -44,6 +50,16 @@ def fuse(model: nn.Module, *, device: torch.device) -> None:
             module.__class__ = DepthwiseConv2d
         if not on_cpu and isinstance(module, SegmentationHead) and _is_misaligned(module[0]):
             module[0].__class__ = AlignedConv2d
+
+
+def _use_kernels(model: nn.Module, device: torch.device) -> None:
+    obstacle = kernels.find_obstacle(device)
+    if obstacle is not None:
+        log.warning("network: Triton does not work here, so that steps take longer (%s)", obstacle)
+        return
+    from trash_seg.models.kernels.swap import swap_modules  # Triton is not there on every system
+
+    swap_modules(model)
 
 
 class _FusedUnetBlock(UnetDecoderBlock):  # type: ignore[misc]  # SMP has no types

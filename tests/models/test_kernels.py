@@ -1,0 +1,223 @@
+"""Triton's kernels: on a GPU where there is one, else in Triton's interpreter, which computes the same on the CPU."""
+
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from segmentation_models_pytorch.encoders._efficientnet import MBConvBlock
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trash_seg.models.kernels.batch_norm import KernelBatchNorm2d
+from trash_seg.models.kernels.depthwise import depthwise_conv2d
+from trash_seg.models.kernels.excite import excite
+from trash_seg.models.kernels.swap import KernelMBConvBlock, swap_modules
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+TOLERANCE = {torch.float32: 2e-6, torch.float16: 1e-3}
+
+
+def channels_last(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    values = 3 * torch.randn(*shape) + 1
+    return values.to(DEVICE, dtype, memory_format=torch.channels_last)
+
+
+def assert_equal(
+    kernel: Callable[..., Tensor], reference: Callable[..., Tensor], inputs: Sequence[Tensor], tolerance: float
+) -> None:
+    """Results and gradients, against float64; tolerance by the largest value."""
+    own = [value.clone().requires_grad_() for value in inputs]
+    exact = [value.double().requires_grad_() for value in inputs]
+    outputs = kernel(*own), reference(*exact)
+    assert outputs[0].dtype == inputs[0].dtype
+    assert outputs[0].is_contiguous(memory_format=torch.channels_last)
+    slope = torch.randn_like(outputs[0])
+    found = outputs[0], *torch.autograd.grad(outputs[0], own, slope)
+    expected = outputs[1], *torch.autograd.grad(outputs[1], exact, slope.double())
+    for value, target in zip(found, expected, strict=True):
+        assert (value.double() - target).abs().max() <= tolerance * target.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    ("shape", "taps", "stride", "padding", "dilation"),
+    [
+        ((2, 40, 9, 12), 3, 1, (1, 1, 1, 1), 1),
+        ((2, 24, 8, 8), 3, 2, (0, 1, 0, 1), 1),  # as an EfficientNet pads
+        ((1, 33, 9, 7), 5, 2, (1, 2, 1, 2), 1),
+        ((1, 72, 6, 5), 5, 1, (2, 2, 2, 2), 1),
+        ((2, 8, 7, 7), 3, 1, (4, 4, 4, 4), 4),
+    ],
+)
+def test_a_depthwise_convolution(
+    shape: tuple[int, ...], taps: int, stride: int, padding: tuple[int, ...], dilation: int,
+    dtype: torch.dtype,
+) -> None:  # fmt: skip
+    torch.manual_seed(0)
+    top, bottom, left, right = padding
+
+    def kernel(input: Tensor, weight: Tensor) -> Tensor:
+        return depthwise_conv2d(input, weight, stride=stride, padding=padding, dilation=dilation)
+
+    def reference(input: Tensor, weight: Tensor) -> Tensor:
+        padded = functional.pad(input, (left, right, top, bottom))
+        return functional.conv2d(padded, weight, stride=stride, dilation=dilation, groups=len(weight))
+
+    weight = torch.randn(shape[1], 1, taps, taps, device=DEVICE)
+    assert_equal(kernel, reference, [channels_last(*shape, dtype=dtype), weight], TOLERANCE[dtype])
+
+
+def test_a_depthwise_convolution_computes_in_half_precision_where_autocast_says_so() -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(8, 8, 3, stride=2, groups=8, device=DEVICE)
+    plain.static_padding = nn.ZeroPad2d((0, 1, 0, 1))  # as an EfficientNet's
+    swapped = nn.ModuleList([copy.deepcopy(plain)])
+    swap_modules(swapped)
+    images = channels_last(2, 8, 6, 6)
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        output = swapped[0](images)
+        expected = plain(plain.static_padding(images))
+    assert output.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(output, expected, rtol=0.02, atol=0.02)
+    for conv, result in ((swapped[0], output), (plain, expected)):
+        result.float().sum().backward()
+        assert conv.weight.grad.dtype == torch.float32
+    for found, weight in zip(swapped[0].parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, weight.grad, rtol=0.02, atol=0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    ("shape", "activation"),
+    [((2, 40, 9, 12), ""), ((2, 33, 9, 7), "relu"), ((3, 24, 8, 8), "silu"), ((4, 72, 1, 1), ""), ((1, 8, 72, 72), "")],
+)
+def test_batch_norm(shape: tuple[int, ...], activation: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    channels = shape[1]
+    norm = KernelBatchNorm2d(channels, eps=1e-3, momentum=0.1, device=DEVICE)
+    norm.activation = activation
+    plain = nn.BatchNorm2d(channels, eps=1e-3, momentum=0.1, device=DEVICE, dtype=torch.float64)
+    activate = {"": nn.Identity(), "relu": nn.ReLU(), "silu": nn.SiLU()}[activation]
+
+    def call(module: nn.Module, input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        result: Tensor = torch.func.functional_call(module, {"weight": weight, "bias": bias}, (input,))
+        return result
+
+    given = [channels_last(*shape, dtype=dtype), *torch.randn(2, channels, device=DEVICE)]
+    assert_equal(
+        lambda *values: call(norm, *values), lambda *values: activate(call(plain, *values)), given, TOLERANCE[dtype]
+    )
+    for (name, found), expected in zip(norm.named_buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(found, expected.to(found.dtype), msg=lambda text, name=name: f"{name}: {text}")
+    values = channels_last(*shape)
+    norm.eval(), plain.eval()
+    torch.testing.assert_close(norm(values), activate(plain(values.double())).float())
+
+
+def test_batch_norm_leaves_other_memory_orders_to_torch() -> None:
+    torch.manual_seed(0)
+    norm = KernelBatchNorm2d(4, device=DEVICE)
+    norm.activation = "relu"
+    values = torch.randn(2, 4, 3, 5, device=DEVICE)
+    torch.testing.assert_close(norm(values), nn.BatchNorm2d(4, device=DEVICE)(values).relu())
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        norm(values[:1, :, :1, :1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("shape", [(2, 40, 9, 12), (3, 33, 8, 8)])
+def test_gates_scale_a_map(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    given = [channels_last(*shape, dtype=dtype), torch.rand(*shape[:2], 1, 1, device=DEVICE).to(dtype)]
+    assert_equal(excite, torch.mul, given, TOLERANCE[dtype])
+
+
+def test_a_block_of_an_efficientnet_is_the_same_function() -> None:
+    network = smp.create_model("Unet", "efficientnet-b0", encoder_weights=None)
+    for index in (0, 2):  # without and with expansion, and a residual
+        torch.manual_seed(index)
+        plain = network.encoder._blocks[index].to(DEVICE, memory_format=torch.channels_last)
+        assert type(plain) is MBConvBlock
+        swapped = nn.ModuleList([copy.deepcopy(plain)])
+        swap_modules(swapped)
+        assert type(swapped[0]) is KernelMBConvBlock
+        images = channels_last(3, plain._project_conv.in_channels // (1 if index == 0 else 6), 6, 6)
+        for block in (plain, swapped[0]):
+            torch.manual_seed(1)  # of drop connect
+            inputs = images.clone().requires_grad_()
+            output = block(inputs, drop_connect_rate=0.5)
+            output.square().sum().backward()
+            result = [output, inputs.grad, *(weight.grad for weight in block.parameters()), *block.buffers()]
+            result.append(block.eval()(images, drop_connect_rate=0.5))
+            expected = result if block is plain else expected  # noqa: F821 - of the first round
+        for found, target in zip(result, expected, strict=True):
+            torch.testing.assert_close(found, target, rtol=1e-3, atol=1e-4)
+
+
+def test_modules_that_kernels_compute_are_found() -> None:
+    layers = [
+        nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 3, groups=8, padding="same"), nn.Conv2d(8, 8, 3, groups=4),
+        nn.Conv2d(8, 8, (3, 5), groups=8), nn.Conv2d(8, 8, 9, groups=8), nn.Conv2d(8, 16, 3, groups=8),
+        nn.BatchNorm2d(8), nn.BatchNorm2d(8, momentum=None), nn.BatchNorm2d(8, affine=False),
+        nn.Sequential(nn.BatchNorm2d(8), nn.ReLU(), nn.SiLU()),
+    ]  # fmt: skip
+    model = nn.ModuleList(layers)
+    swap_modules(model)
+    taken = [type(layer).__name__ for layer in layers if type(layer).__name__.startswith("Kernel")]
+    assert taken == ["KernelDepthwiseConv2d", "KernelBatchNorm2d"]
+    norm, nothing, after = layers[-1]
+    assert (norm.activation, type(nothing), type(after)) == ("relu", nn.Identity, nn.SiLU)
+
+    network = smp.create_model("DeepLabV3Plus", "efficientnet-b0", encoder_weights=None)
+    before = list(network.state_dict())
+    swap_modules(network)
+    kinds = [type(module).__name__ for module in network.modules()]
+    assert (kinds.count("KernelMBConvBlock"), kinds.count("KernelDepthwiseConv2d")) == (16, 21)
+    assert kinds.count("BatchNorm2d") == 0
+    assert list(network.state_dict()) == before
+
+
+COMPILE = """\
+
+from triton import compile
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from trash_seg.models.kernels import batch_norm, depthwise, excite
+
+POINTERS = {"source", "weight", "target", "grad", "input", "sums", "bias", "running_mean", "running_var",
+            "num_batches", "statistics", "output", "grad_input", "grad_weight", "grad_bias", "gates"}
+KEPT = {"sums", "statistics", "weight", "bias", "running_mean", "running_var", "grad_weight", "grad_bias"}
+for kernel, forms in (
+    (depthwise._sum_taps, [{"TAPS": 3, "STRIDE": 1, "OF_INPUT": False}, {"TAPS": 3, "STRIDE": 2, "OF_INPUT": True}]),
+    (depthwise._sum_pixels, [{"TAPS": 3, "STRIDE": 2}]),
+    (batch_norm._sum_values, [{}]),
+    (batch_norm._normalize, [{"ACTIVATION": "silu", "MAX_PARTS": 64}, {"ACTIVATION": "relu", "MAX_PARTS": 64}]),
+    (batch_norm._sum_gradients, [{"ACTIVATION": ""}]),
+    (batch_norm._input_gradient, [{"ACTIVATION": "silu", "MAX_PARTS": 64}]),
+    (excite._scale, [{}]), (excite._scale_gradients, [{}]),
+):
+    for form in forms:
+        form |= {"VECTOR": 8, "ROWS": 64, "CHANNELS": 32}
+        kind = lambda name: ("*i64" if name == "num_batches" else "*fp32" if name in KEPT else "*fp16"
+                             if name in POINTERS else "fp32" if name in ("eps", "momentum") else "i32")
+        names = kernel.arg_names
+        signature = {name: "constexpr" if name in form else kind(name) for name in names}
+        aligned = {(place,): [["tt.divisibility", 16]] for place, name in enumerate(names) if name in POINTERS}
+        constants = {(names.index(name),): value for name, value in form.items()}
+        code = compile(ASTSource(kernel, signature, constexprs=constants, attrs=aligned), GPUTarget("cuda", 90, 32))
+        assert "ld.global.v4" in code.asm["ptx"], f"{kernel.__name__} loads one value at a time"
+        print(kernel.__name__, len(code.asm["cubin"]))
+"""
+
+
+def test_kernels_compile_for_a_gpu_and_load_whole_vectors() -> None:
+    answer = subprocess.run(
+        [sys.executable, "-c", COMPILE], env=os.environ | {"TRITON_INTERPRET": "0"}, capture_output=True, text=True
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert len(answer.stdout.splitlines()) == 10

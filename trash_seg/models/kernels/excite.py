@@ -1,0 +1,101 @@
+"""Squeeze-and-excitation's product of a map and its gates, and both gradients in one pass over the map.
+
+torch takes four: two products, and a sum that is slow over pixels and needs memory set to zero.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from trash_seg.models.kernels.tiles import CHANNELS, MAX_VALUES, cut_rows, form
+
+NUM_PROGRAMS = 1024
+"""About: several for each of a GPU's processors."""
+
+SIZES = ["rows", "channels", "chunk"]
+"""Differ from layer to layer; a kernel is compiled for all of their values at once."""
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _scale(
+    input, gates, output, rows, channels, chunk, VECTOR: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr
+):
+    """Of maps (images, rows, channels); a program takes `chunk` rows of one image."""
+    channels = channels // VECTOR * VECTOR
+    channel, part, image = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.program_id(1), tl.program_id(2)
+    is_channel = channel < channels
+    gate = tl.load(gates + image * channels + channel, mask=is_channel, other=0.0).to(tl.float32)
+    end = tl.minimum((part + 1) * chunk, rows)
+    for first in range(part * chunk, end, ROWS):
+        row = first + tl.arange(0, ROWS)
+        mask = (row < end)[:, None] & is_channel[None, :]
+        place = (image * rows + row)[:, None] * channels + channel[None, :]
+        value = tl.load(input + place, mask=mask, other=0.0).to(tl.float32) * gate[None, :]
+        tl.store(output + place, value.to(output.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _scale_gradients(
+    input, gates, grad, grad_input, sums, rows, channels, chunk,
+    VECTOR: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """The input's gradient, and parts (images, programs, channels) of the gates'."""
+    channels = channels // VECTOR * VECTOR
+    channel, part, image = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.program_id(1), tl.program_id(2)
+    is_channel = channel < channels
+    gate = tl.load(gates + image * channels + channel, mask=is_channel, other=0.0).to(tl.float32)
+    total = tl.zeros((ROWS, CHANNELS), tl.float32)
+    end = tl.minimum((part + 1) * chunk, rows)
+    for first in range(part * chunk, end, ROWS):
+        row = first + tl.arange(0, ROWS)
+        mask = (row < end)[:, None] & is_channel[None, :]
+        place = (image * rows + row)[:, None] * channels + channel[None, :]
+        slope = tl.load(grad + place, mask=mask, other=0.0).to(tl.float32)
+        total += slope * tl.load(input + place, mask=mask, other=0.0).to(tl.float32)
+        tl.store(grad_input + place, (slope * gate[None, :]).to(grad_input.dtype.element_ty), mask=mask)
+    tl.store(sums + (image * tl.num_programs(1) + part) * channels + channel, tl.sum(total, 0), mask=is_channel)
+
+
+class _Scale(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, gates: Tensor) -> Tensor:
+        images, channels, height, width = input.shape
+        rows, blocks = height * width, triton.cdiv(channels, CHANNELS)
+        chunk = cut_rows(rows, NUM_PROGRAMS // (blocks * images))
+        ctx.grid, ctx.sizes = (blocks, triton.cdiv(rows, chunk), images), (rows, channels, chunk)
+        ctx.form = form(channels)
+        output = torch.empty_like(input)
+        _scale[ctx.grid](input, gates, output, *ctx.sizes, **ctx.form)
+        ctx.save_for_backward(input, gates)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        input, gates = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        grad_input = torch.empty_like(input)
+        sums = input.new_empty(len(input), ctx.grid[1], input.shape[1], dtype=torch.float32)
+        _scale_gradients[ctx.grid](input, gates, grad, grad_input, sums, *ctx.sizes, **ctx.form)
+        return grad_input, sums.sum(1).to(gates.dtype).view_as(gates)
+
+
+def excite(input: Tensor, gates: Tensor) -> Tensor:
+    """The product.
+
+    Args:
+        input: (N, C, H, W) of any memory order; channels_last is taken as it is.
+        gates: (N, C, 1, 1).
+
+    Returns:
+        (N, C, H, W) of the input's dtype, channels_last.
+    """
+    if input.numel() >= MAX_VALUES:
+        return input * gates
+    placed = input.contiguous(memory_format=torch.channels_last)
+    output: Tensor = _Scale.apply(placed, gates.contiguous())
+    return output

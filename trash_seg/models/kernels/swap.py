@@ -1,0 +1,70 @@
+"""The modules of a network that these kernels compute."""
+
+from typing import Any
+
+import torch
+from segmentation_models_pytorch.encoders._efficientnet import Conv2dStaticSamePadding, MBConvBlock
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trash_seg.models.kernels.batch_norm import KernelBatchNorm2d
+from trash_seg.models.kernels.depthwise import KernelDepthwiseConv2d
+from trash_seg.models.kernels.excite import excite
+
+KINDS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.SiLU: "silu"}
+"""Activations that a BatchNorm applies itself."""
+
+
+class KernelMBConvBlock(MBConvBlock):  # type: ignore[misc]  # SMP has no types
+    """An EfficientNet's block, whose BatchNorms apply the activations."""
+
+    def forward(self, inputs: Tensor, drop_connect_rate: float | None = None) -> Any:  # noqa: D102 - the class says it
+        features = self._bn0(self._expand_conv(inputs))
+        features = self._bn1(self._depthwise_conv(features))
+        if self._has_se:
+            squeezed = self._swish(self._se_reduce(functional.adaptive_avg_pool2d(features, 1)))
+            features = excite(features, torch.sigmoid(self._se_expand(squeezed)))
+        features = self._bn2(self._project_conv(features))
+        if self._has_drop_connect:
+            if drop_connect_rate and self.training:
+                features = features * _kept(features, drop_connect_rate)
+            features = features + inputs
+        return features
+
+
+def _kept(features: Tensor, drop_connect_rate: float) -> Tensor:
+    """(N, 1, 1, 1), 0 for images that skip the block, else what makes up for those; drawn as SMP does."""
+    share = 1 - drop_connect_rate
+    drawn = torch.rand([len(features), 1, 1, 1], dtype=features.dtype, device=features.device)
+    return torch.floor(share + drawn) / share
+
+
+def swap_modules(model: nn.Module) -> None:
+    """Turns BatchNorms, depthwise convolutions and an EfficientNet's blocks into those that use the kernels."""
+    module: Any
+    for module in model.modules():
+        if type(module) in (nn.Conv2d, Conv2dStaticSamePadding) and KernelDepthwiseConv2d.takes(module):
+            module.__class__ = KernelDepthwiseConv2d
+        if type(module) is nn.BatchNorm2d and KernelBatchNorm2d.takes(module):
+            module.__class__ = KernelBatchNorm2d
+    for module in model.modules():
+        if isinstance(module, nn.Sequential):
+            _join_activations(module)
+        if type(module) is MBConvBlock:
+            _join_swish(module)
+
+
+def _join_swish(block: Any) -> None:
+    norms = [norm for norm in (block._bn0, block._bn1) if not isinstance(norm, nn.Identity)]
+    if all(isinstance(norm, KernelBatchNorm2d) for norm in norms):
+        block.__class__ = KernelMBConvBlock
+        for norm in norms:
+            norm.activation = "silu"
+
+
+def _join_activations(layers: nn.Sequential) -> None:
+    for index in range(len(layers) - 1):
+        norm, activation = layers[index], layers[index + 1]
+        if isinstance(norm, KernelBatchNorm2d) and type(activation) in KINDS and not norm.activation:
+            norm.activation = KINDS[type(activation)]
+            layers[index + 1] = nn.Identity()
