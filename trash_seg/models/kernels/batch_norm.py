@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from trash_seg.models.kernels.tiles import CHANNELS, MAX_VALUES, cut_rows, form
+from trash_seg.models.kernels.tiles import CHANNELS, MAX_VALUES, Tile
 
+SUM_TILE, MAP_TILE = Tile(rows=128, warps=8), Tile(rows=64, warps=4)
+"""Of the kernels that sum, and of those that make a map."""
 MAX_PARTS = 64
 """Of the sums over pixels, a power of 2; every program of the next kernel adds them up again."""
-NUM_PROGRAMS = 512
-"""Of a kernel that sums, about: several for each of a GPU's processors."""
+SUM_PROGRAMS, MAP_PROGRAMS = 512, 1024
+"""About: several for each of a GPU's processors."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": functional.relu, "silu": functional.silu}
 
@@ -182,17 +184,20 @@ class _BatchNorm(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         rows, channels = input.numel() // input.shape[1], input.shape[1]
         blocks = triton.cdiv(channels, CHANNELS)
-        chunk = cut_rows(rows, min(NUM_PROGRAMS // blocks, MAX_PARTS))
-        parts = triton.cdiv(rows, chunk)
-        ctx.summing, ctx.sizes, ctx.form = (blocks, parts), (rows, channels, chunk, parts), form(channels)
-        chunk = cut_rows(rows, 4 * NUM_PROGRAMS // blocks)
-        ctx.mapping, ctx.chunk, ctx.activation = (blocks, triton.cdiv(rows, chunk)), chunk, activation
+        chunk, map_chunk = (
+            SUM_TILE.cut(rows, min(SUM_PROGRAMS // blocks, MAX_PARTS)),
+            MAP_TILE.cut(rows, MAP_PROGRAMS // blocks),
+        )
+        parts, map_parts = triton.cdiv(rows, chunk), triton.cdiv(rows, map_chunk)
+        ctx.sum_grid, ctx.map_grid = (blocks, parts), (blocks, map_parts)
+        ctx.sum_sizes, ctx.map_sizes = (rows, channels, chunk, parts), (rows, channels, map_chunk, parts)
+        ctx.activation = activation
         sums, statistics = (weight.new_empty(2, num, channels, dtype=torch.float32) for num in (parts, 1))
         output = torch.empty_like(input)
-        _sum_values[ctx.summing](input, sums, *ctx.sizes, **ctx.form)
-        _normalize[ctx.mapping](
+        _sum_values[ctx.sum_grid](input, sums, *ctx.sum_sizes, **SUM_TILE.form(channels))
+        _normalize[ctx.map_grid](
             input, sums, weight, bias, running_mean, running_var, num_batches, statistics, output,
-            rows, channels, chunk, parts, eps, momentum, ACTIVATION=activation, MAX_PARTS=MAX_PARTS, **ctx.form,
+            *ctx.map_sizes, eps, momentum, ACTIVATION=activation, MAX_PARTS=MAX_PARTS, **MAP_TILE.form(channels),
         )  # fmt: skip
         ctx.save_for_backward(input, weight, bias, statistics)
         return output
@@ -202,14 +207,14 @@ class _BatchNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, weight, bias, statistics = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
-        rows, channels, _, parts = ctx.sizes
-        sums = statistics.new_empty(2, parts, channels)
+        channels = len(weight)
+        sums = statistics.new_empty(2, ctx.sum_grid[1], channels)
         given = input, grad, weight, bias, statistics, sums
-        _sum_gradients[ctx.summing](*given, *ctx.sizes, ACTIVATION=ctx.activation, **ctx.form)
+        _sum_gradients[ctx.sum_grid](*given, *ctx.sum_sizes, ACTIVATION=ctx.activation, **SUM_TILE.form(channels))
         gradients = torch.empty_like(input), torch.empty_like(weight), torch.empty_like(bias)
-        _input_gradient[ctx.mapping](
-            *given, *gradients, rows, channels, ctx.chunk, parts,
-            ACTIVATION=ctx.activation, MAX_PARTS=MAX_PARTS, **ctx.form,
+        _input_gradient[ctx.map_grid](
+            *given, *gradients, *ctx.map_sizes,
+            ACTIVATION=ctx.activation, MAX_PARTS=MAX_PARTS, **MAP_TILE.form(channels),
         )  # fmt: skip
         return *gradients, *(None,) * 6
 

@@ -11,8 +11,10 @@ import triton.language as tl
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from trash_seg.models.kernels.tiles import CHANNELS, MAX_VALUES, ROWS, cut_rows, form
+from trash_seg.models.kernels.tiles import CHANNELS, MAX_VALUES, Tile
 
+TAP_TILE, PIXEL_TILE = Tile(rows=64, warps=4), Tile(rows=64, warps=4)
+"""Of the kernel that sums over taps, and of that which sums over pixels."""
 NUM_PROGRAMS = 2048
 """Of the weights' gradient, about: several for each of a GPU's processors."""
 MAX_TAPS = 7
@@ -111,10 +113,10 @@ class _Depthwise(torch.autograd.Function):
         output = input.new_empty(num, *size, channels).permute(0, 3, 1, 2)
         factors = weight.flatten(1).t().contiguous()
         ctx.place, ctx.shape = (top, left, dilation), weight.shape
-        ctx.form = {"TAPS": taps, "STRIDE": stride, **form(channels)}
+        ctx.form = {"TAPS": taps, "STRIDE": stride}
         _sum_taps[_grid(output)](
             input, factors, output, num, *size, channels, height, width, *ctx.place,
-            OF_INPUT=False, **ctx.form,
+            OF_INPUT=False, **ctx.form, **TAP_TILE.form(channels),
         )  # fmt: skip
         ctx.save_for_backward(input, factors)
         return output
@@ -131,22 +133,23 @@ class _Depthwise(torch.autograd.Function):
             grad_input = torch.empty_like(input)
             _sum_taps[_grid(grad_input)](
                 grad, factors, grad_input, num, *size, channels, *grad_size, *ctx.place,
-                OF_INPUT=True, **ctx.form,
+                OF_INPUT=True, **ctx.form, **TAP_TILE.form(channels),
             )  # fmt: skip
         if ctx.needs_input_grad[1]:
             blocks, taps, pixels = triton.cdiv(channels, CHANNELS), ctx.form["TAPS"], num * grad_size.numel()
-            chunk = cut_rows(pixels, NUM_PROGRAMS // (blocks * taps))
+            chunk = PIXEL_TILE.cut(pixels, NUM_PROGRAMS // (blocks * taps))
             sums = factors.new_empty(triton.cdiv(pixels, chunk), taps * taps, channels, dtype=torch.float32)
             _sum_pixels[blocks, taps, len(sums)](
-                input, grad, sums, num, *grad_size, channels, *size, *ctx.place, chunk, **ctx.form
-            )
+                input, grad, sums, num, *grad_size, channels, *size, *ctx.place, chunk,
+                **ctx.form, **PIXEL_TILE.form(channels),
+            )  # fmt: skip
             grad_weight = sums.sum(0).t().reshape(ctx.shape).to(factors.dtype)
         return grad_input, grad_weight, None, None, None
 
 
 def _grid(target: Tensor) -> tuple[int, int]:
     num, channels, height, width = target.shape
-    return triton.cdiv(num * height * width, ROWS), triton.cdiv(channels, CHANNELS)
+    return triton.cdiv(num * height * width, TAP_TILE.rows), triton.cdiv(channels, CHANNELS)
 
 
 def depthwise_conv2d(

@@ -11,8 +11,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trash_seg.models.kernels.tiles import CHANNELS, MAX_VALUES, cut_rows, form
+from trash_seg.models.kernels.tiles import CHANNELS, MAX_VALUES, Tile
 
+TILE = Tile(rows=64, warps=4)
 NUM_PROGRAMS = 1024
 """About: several for each of a GPU's processors."""
 
@@ -65,9 +66,9 @@ class _Scale(torch.autograd.Function):
     def forward(ctx: Any, input: Tensor, gates: Tensor) -> Tensor:
         images, channels, height, width = input.shape
         rows, blocks = height * width, triton.cdiv(channels, CHANNELS)
-        chunk = cut_rows(rows, NUM_PROGRAMS // (blocks * images))
+        chunk = TILE.cut(rows, NUM_PROGRAMS // (blocks * images))
         ctx.grid, ctx.sizes = (blocks, triton.cdiv(rows, chunk), images), (rows, channels, chunk)
-        ctx.form = form(channels)
+        ctx.form = TILE.form(channels)
         output = torch.empty_like(input)
         _scale[ctx.grid](input, gates, output, *ctx.sizes, **ctx.form)
         ctx.save_for_backward(input, gates)

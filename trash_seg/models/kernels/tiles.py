@@ -1,20 +1,28 @@
 """How maps are cut for programs."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
-ROWS, CHANNELS = 64, 32
-"""Pixels and channels that a program takes at a time."""
+CHANNELS = 32
+"""That a program takes: 64 bytes of a pixel in half precision."""
 VECTOR = 8
 """Channels that are loaded at once, where a map has multiples of it."""
 MAX_VALUES = 2**31
 """Of a map: places are 32-bit numbers."""
 
 
-def form(channels: int) -> dict[str, Any]:
-    """What a kernel is compiled for."""
-    return {"VECTOR": 1 if channels % VECTOR else VECTOR, "ROWS": ROWS, "CHANNELS": CHANNELS}
+class Tile(NamedTuple):
+    """What a program takes at a time."""
 
+    rows: int
+    """Pixels, a power of 2."""
+    warps: int
+    """Of 32 threads each."""
 
-def cut_rows(rows: int, parts: int) -> int:
-    """Rows in each of about so many parts, a multiple of `ROWS`."""
-    return -(-rows // (max(parts, 1) * ROWS)) * ROWS
+    def form(self, channels: int) -> dict[str, Any]:
+        """What a kernel is compiled for."""
+        vector = 1 if channels % VECTOR else VECTOR
+        return {"VECTOR": vector, "ROWS": self.rows, "CHANNELS": CHANNELS, "num_warps": self.warps}
+
+    def cut(self, rows: int, parts: int) -> int:
+        """Rows in each of at most so many parts of a map (at least one), a multiple of the tile's."""
+        return -(-rows // (max(parts, 1) * self.rows)) * self.rows
