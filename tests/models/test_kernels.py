@@ -129,6 +129,20 @@ def test_batch_norm_leaves_other_memory_orders_to_torch() -> None:
         norm(values[:1, :, :1, :1])
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of numpy, in Triton's interpreter
+@pytest.mark.parametrize("activation", ["", "relu", "silu"])
+def test_what_is_not_a_number_comes_out_of_batch_norm(activation: str) -> None:
+    norm = KernelBatchNorm2d(8, device=DEVICE)
+    norm.activation = activation
+    values = channels_last(2, 8, 4, 4)
+    values[0, 3, 1, 1] = torch.inf
+    values.requires_grad_()
+    output = norm(values)
+    output.sum().backward()
+    for found in (output.mean((0, 2, 3)), norm.running_mean, norm.running_var, norm.weight.grad):
+        assert torch.isfinite(found).tolist() == [channel != 3 for channel in range(8)]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("shape", [(2, 40, 9, 12), (3, 33, 8, 8)])
 def test_gates_scale_a_map(shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -171,7 +185,8 @@ def test_modules_that_kernels_compute_are_found() -> None:
     taken = [type(layer).__name__ for layer in layers if type(layer).__name__.startswith("Kernel")]
     assert taken == ["KernelDepthwiseConv2d", "KernelBatchNorm2d"]
     norm, nothing, after = layers[-1]
-    assert (norm.activation, type(nothing), type(after)) == ("relu", nn.Identity, nn.SiLU)
+    assert (norm.activation, type(after)) == ("relu", nn.SiLU)
+    assert isinstance(nothing, nn.ReLU) and nothing(torch.tensor(-1.0)) == -1
 
     network = smp.create_model("DeepLabV3Plus", "efficientnet-b0", encoder_weights=None)
     before = list(network.state_dict())
@@ -180,6 +195,25 @@ def test_modules_that_kernels_compute_are_found() -> None:
     assert (kinds.count("KernelMBConvBlock"), kinds.count("KernelDepthwiseConv2d")) == (16, 21)
     assert kinds.count("BatchNorm2d") == 0
     assert list(network.state_dict()) == before
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder"), [("efficientnet-b0", "Unet"), ("densenet121", "Unet"), ("mobilenet_v2", "DeepLabV3Plus")]
+)
+def test_a_network_is_the_same_function_with_what_has_been_swapped(encoder: str, decoder: str) -> None:
+    """In float64 and torch's own memory order, which kernels leave to torch: what is left is where things are done."""
+    plain = smp.create_model(decoder, encoder, encoder_weights=None, classes=3)
+    swapped = copy.deepcopy(plain)
+    swap_modules(swapped)
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    results = []
+    for network in (plain.double(), swapped.double()):
+        torch.manual_seed(1)  # of dropout and drop connect
+        logits = network(images)
+        logits.square().mean().backward()
+        gradients = {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
+        results.append((logits, gradients, dict(network.named_buffers()), network.eval()(images)))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-6, atol=1e-9)
 
 
 COMPILE = """\

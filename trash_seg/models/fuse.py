@@ -3,7 +3,6 @@
 Names and shapes of the weights stay, so that files fit either form; results differ in rounding only.
 """
 
-import logging
 from typing import Any
 
 import torch
@@ -24,8 +23,6 @@ from trash_seg.models.convolutions import (
     UpsamplingConv2d,
 )
 
-log = logging.getLogger(__name__)
-
 
 def fuse(model: nn.Module, *, device: torch.device) -> None:
     """Changes the network in place: upsampling blocks of Unet and Unet++, padding, and slow kinds of layers.
@@ -35,8 +32,10 @@ def fuse(model: nn.Module, *, device: torch.device) -> None:
         device: It is to run on; what is slow differs.
     """
     on_cpu = device.type == "cpu"
-    if not on_cpu:
-        _use_kernels(model, device)
+    if not on_cpu and kernels.are_usable(device):
+        from trash_seg.models.kernels.swap import swap_modules  # Triton is not there on every system
+
+        swap_modules(model)
     module: Any
     for module in model.modules():
         if type(module) in FUSED and _is_fusible(module):
@@ -50,16 +49,6 @@ def fuse(model: nn.Module, *, device: torch.device) -> None:
             module.__class__ = DepthwiseConv2d
         if not on_cpu and isinstance(module, SegmentationHead) and _is_misaligned(module[0]):
             module[0].__class__ = AlignedConv2d
-
-
-def _use_kernels(model: nn.Module, device: torch.device) -> None:
-    obstacle = kernels.find_obstacle(device)
-    if obstacle is not None:
-        log.warning("network: Triton does not work here, so that steps take longer (%s)", obstacle)
-        return
-    from trash_seg.models.kernels.swap import swap_modules  # Triton is not there on every system
-
-    swap_modules(model)
 
 
 class _FusedUnetBlock(UnetDecoderBlock):  # type: ignore[misc]  # SMP has no types

@@ -5,18 +5,24 @@ kernel is compiled at its first use, in half a second or so, and kept on the dis
 """
 
 import functools
+import logging
 
 import torch
 
+log = logging.getLogger(__name__)
+
 
 @functools.cache
-def find_obstacle(device: torch.device) -> str | None:
-    """Why Triton does not work here: it needs a C compiler and a recent GPU. None if it does."""
+def are_usable(device: torch.device) -> bool:
+    """Whether Triton works here: it needs a C compiler and a recent GPU. If not, one line says why."""
     try:
         from trash_seg.models.kernels.depthwise import depthwise_conv2d
 
         image, weight = torch.ones(1, 8, 4, 4, device=device), torch.ones(8, 1, 3, 3, device=device)
-        depthwise_conv2d(image, weight, stride=1, padding=(1, 1, 1, 1), dilation=1)
+        placed = image.contiguous(memory_format=torch.channels_last)
+        depthwise_conv2d(placed, weight, stride=1, padding=(1, 1, 1, 1), dilation=1)
     except Exception as error:  # of Triton, of the compiler that it starts, of the driver
-        return f"{type(error).__name__}: {error}".partition("\n")[0]
-    return None
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        log.warning("network: Triton does not work here, so that steps take longer (%s)", reason)
+        return False
+    return True

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from trash_seg.models.kernels.tiles import CHANNELS, MAX_VALUES, Tile
+from trash_seg.models.kernels.tiles import CHANNELS, Tile, fits
 
 SUM_TILE, MAP_TILE = Tile(rows=128, warps=8), Tile(rows=64, warps=4)
 """Of the kernels that sum, and of those that make a map."""
@@ -32,7 +32,7 @@ SIZES = ["rows", "channels", "chunk", "parts"]
 @triton.jit
 def _activate(value, ACTIVATION: tl.constexpr):
     if ACTIVATION == "relu":
-        value = tl.maximum(value, 0.0)
+        value = tl.where(value <= 0.0, 0.0, value)  # unlike a maximum, leaves what is not a number
     if ACTIVATION == "silu":
         value = value * tl.sigmoid(value)
     return value
@@ -41,7 +41,7 @@ def _activate(value, ACTIVATION: tl.constexpr):
 @triton.jit
 def _slope(value, ACTIVATION: tl.constexpr):
     if ACTIVATION == "relu":
-        return (value > 0.0).to(tl.float32)
+        return tl.where(value <= 0.0, 0.0, 1.0)
     elif ACTIVATION == "silu":
         gate = tl.sigmoid(value)
         return gate * (1.0 + value * (1.0 - gate))
@@ -92,7 +92,7 @@ def _normalize(
     shift = tl.load(input + channel, mask=is_channel, other=0.0).to(tl.float32)
     offset = _sum_parts(sums, 0, channel, is_channel, channels, parts, MAX_PARTS) / rows
     variance = _sum_parts(sums, 1, channel, is_channel, channels, parts, MAX_PARTS) / rows - offset * offset
-    mean, variance = shift + offset, tl.maximum(variance, 0.0)
+    mean, variance = shift + offset, tl.where(variance < 0.0, 0.0, variance)
     deviations = tl.rsqrt(variance + eps)
     if part == 0:
         tl.store(statistics + channel, mean, mask=is_channel)
@@ -184,13 +184,11 @@ class _BatchNorm(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         rows, channels = input.numel() // input.shape[1], input.shape[1]
         blocks = triton.cdiv(channels, CHANNELS)
-        chunk, map_chunk = (
-            SUM_TILE.cut(rows, min(SUM_PROGRAMS // blocks, MAX_PARTS)),
-            MAP_TILE.cut(rows, MAP_PROGRAMS // blocks),
-        )
-        parts, map_parts = triton.cdiv(rows, chunk), triton.cdiv(rows, map_chunk)
-        ctx.sum_grid, ctx.map_grid = (blocks, parts), (blocks, map_parts)
-        ctx.sum_sizes, ctx.map_sizes = (rows, channels, chunk, parts), (rows, channels, map_chunk, parts)
+        chunk = SUM_TILE.cut(rows, min(SUM_PROGRAMS // blocks, MAX_PARTS))
+        parts = triton.cdiv(rows, chunk)
+        ctx.sum_grid, ctx.sum_sizes = (blocks, parts), (rows, channels, chunk, parts)
+        chunk = MAP_TILE.cut(rows, MAP_PROGRAMS // blocks)
+        ctx.map_grid, ctx.map_sizes = (blocks, triton.cdiv(rows, chunk)), (rows, channels, chunk, parts)
         ctx.activation = activation
         sums, statistics = (weight.new_empty(2, num, channels, dtype=torch.float32) for num in (parts, 1))
         output = torch.empty_like(input)
@@ -226,7 +224,7 @@ def batch_norm(
     """BatchNorm of a batch by its own statistics, which the running ones move towards, and an activation.
 
     Args:
-        input: (N, C, H, W) of less than 2^31 values, channels_last, more than one a channel.
+        input: (N, C, H, W) that `fits`, with more than one value a channel.
         weight: (C,) float32, likewise bias and running statistics.
         bias: Added.
         running_mean: Changed in place, as are the two below.
@@ -252,9 +250,7 @@ class KernelBatchNorm2d(nn.BatchNorm2d):
     """relu, silu or none, also in evaluation."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: D102 - the class says it
-        num = input.numel()
-        fits = num < MAX_VALUES and input.is_contiguous(memory_format=torch.channels_last)
-        if not self.training or not fits or num == input.shape[1]:  # which torch refuses
+        if not self.training or not fits(input) or input.numel() == input.shape[1]:  # which torch refuses
             output = super().forward(input)
             return ACTIVATIONS[self.activation](output) if self.activation else output
         running: Any = {"running_mean": self.running_mean, "running_var": self.running_var}

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from trash_seg.models.kernels.tiles import CHANNELS, MAX_VALUES, Tile
+from trash_seg.models.kernels.tiles import CHANNELS, Tile, fits
 
 TAP_TILE, PIXEL_TILE = Tile(rows=64, warps=4), Tile(rows=64, warps=4)
 """Of the kernel that sums over taps, and of that which sums over pixels."""
@@ -158,7 +158,7 @@ def depthwise_conv2d(
     """A depthwise convolution with zeros around the map.
 
     Args:
-        input: (N, C, H, W) of less than 2^31 values, of any memory order; channels_last is taken as it is.
+        input: (N, C, H, W) that `fits`.
         weight: (C, 1, K, K) float32.
         stride: In both directions, px.
         padding: Pixels above, below, to the left and to the right.
@@ -167,8 +167,7 @@ def depthwise_conv2d(
     Returns:
         (N, C, H', W') of the input's dtype, channels_last.
     """
-    placed = input.contiguous(memory_format=torch.channels_last)
-    output: Tensor = _Depthwise.apply(placed, weight, stride, padding, dilation)
+    output: Tensor = _Depthwise.apply(input, weight, stride, padding, dilation)
     return output
 
 
@@ -180,7 +179,7 @@ class KernelDepthwiseConv2d(nn.Conv2d):
         if torch.is_autocast_enabled(kind):
             input = input.to(torch.get_autocast_dtype(kind))
         own: Any = getattr(self, "static_padding", None)  # an EfficientNet's
-        if input.numel() >= MAX_VALUES:
+        if not fits(input):
             return super().forward(input if own is None else own(input))
         padding: Any = self.padding
         rows, columns = padding

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trash_seg.models.kernels.tiles import CHANNELS, MAX_VALUES, Tile
+from trash_seg.models.kernels.tiles import CHANNELS, Tile, fits
 
 TILE = Tile(rows=64, warps=4)
 NUM_PROGRAMS = 1024
@@ -86,17 +86,8 @@ class _Scale(torch.autograd.Function):
 
 
 def excite(input: Tensor, gates: Tensor) -> Tensor:
-    """The product.
-
-    Args:
-        input: (N, C, H, W) of any memory order; channels_last is taken as it is.
-        gates: (N, C, 1, 1).
-
-    Returns:
-        (N, C, H, W) of the input's dtype, channels_last.
-    """
-    if input.numel() >= MAX_VALUES:
+    """The product of a map (N, C, H, W) and its gates (N, C, 1, 1), in the map's dtype and memory order."""
+    if not fits(input):
         return input * gates
-    placed = input.contiguous(memory_format=torch.channels_last)
-    output: Tensor = _Scale.apply(placed, gates.contiguous())
+    output: Tensor = _Scale.apply(input, gates.contiguous())
     return output

@@ -11,8 +11,24 @@ from trash_seg.models.kernels.batch_norm import KernelBatchNorm2d
 from trash_seg.models.kernels.depthwise import KernelDepthwiseConv2d
 from trash_seg.models.kernels.excite import excite
 
-KINDS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.SiLU: "silu"}
-"""Activations that a BatchNorm applies itself."""
+
+class _AppliedReLU(nn.ReLU):
+    """One that the BatchNorm before it has applied; encoders look for a ReLU to tell where a feature ends."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input
+
+
+class _AppliedSiLU(nn.SiLU):
+    def forward(self, input: Tensor) -> Tensor:
+        return input
+
+
+KINDS: dict[type[nn.Module], tuple[str, type[nn.Module]]] = {
+    nn.ReLU: ("relu", _AppliedReLU),
+    nn.SiLU: ("silu", _AppliedSiLU),
+}
+"""Activations that a BatchNorm can apply, and what they become then."""
 
 
 class KernelMBConvBlock(MBConvBlock):  # type: ignore[misc]  # SMP has no types
@@ -66,5 +82,5 @@ def _join_activations(layers: nn.Sequential) -> None:
     for index in range(len(layers) - 1):
         norm, activation = layers[index], layers[index + 1]
         if isinstance(norm, KernelBatchNorm2d) and type(activation) in KINDS and not norm.activation:
-            norm.activation = KINDS[type(activation)]
-            layers[index + 1] = nn.Identity()
+            norm.activation, applied = KINDS[type(activation)]
+            layers[index + 1] = applied()  # in this place alone: others may share the activation
