@@ -13,7 +13,7 @@ from segmentation_models_pytorch.encoders._efficientnet import MBConvBlock
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trash_seg.models.kernels.batch_norm import KernelBatchNorm2d
+from trash_seg.models.kernels.batch_norm import KernelBatchNorm2d, batch_norm
 from trash_seg.models.kernels.depthwise import depthwise_conv2d
 from trash_seg.models.kernels.excite import excite
 from trash_seg.models.kernels.swap import KernelMBConvBlock, swap_modules
@@ -28,18 +28,20 @@ def channels_last(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def assert_equal(
-    kernel: Callable[..., Tensor], reference: Callable[..., Tensor], inputs: Sequence[Tensor], tolerance: float
-) -> None:
+    kernel: Callable[..., Sequence[Tensor]], reference: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor],
+    tolerance: float,
+) -> None:  # fmt: skip
     """Results and gradients, against float64; tolerance by the largest value."""
     own = [value.clone().requires_grad_() for value in inputs]
     exact = [value.double().requires_grad_() for value in inputs]
-    outputs = kernel(*own), reference(*exact)
-    assert outputs[0].dtype == inputs[0].dtype
-    assert outputs[0].is_contiguous(memory_format=torch.channels_last)
-    slope = torch.randn_like(outputs[0])
-    found = outputs[0], *torch.autograd.grad(outputs[0], own, slope)
-    expected = outputs[1], *torch.autograd.grad(outputs[1], exact, slope.double())
-    for value, target in zip(found, expected, strict=True):
+    outputs, expected = kernel(*own), reference(*exact)
+    for output in outputs:
+        assert output.dtype == inputs[0].dtype
+        assert output.is_contiguous(memory_format=torch.channels_last)
+    slopes = [torch.randn_like(output) for output in outputs]
+    found = *outputs, *torch.autograd.grad(outputs, own, slopes)
+    targets = *expected, *torch.autograd.grad(expected, exact, [slope.double() for slope in slopes])
+    for value, target in zip(found, targets, strict=True):
         assert (value.double() - target).abs().max() <= tolerance * target.abs().max()
 
 
@@ -61,12 +63,12 @@ def test_a_depthwise_convolution(
     torch.manual_seed(0)
     top, bottom, left, right = padding
 
-    def kernel(input: Tensor, weight: Tensor) -> Tensor:
-        return depthwise_conv2d(input, weight, stride=stride, padding=padding, dilation=dilation)
+    def kernel(input: Tensor, weight: Tensor) -> Sequence[Tensor]:
+        return [depthwise_conv2d(input, weight, stride=stride, padding=padding, dilation=dilation)]
 
-    def reference(input: Tensor, weight: Tensor) -> Tensor:
+    def reference(input: Tensor, weight: Tensor) -> Sequence[Tensor]:
         padded = functional.pad(input, (left, right, top, bottom))
-        return functional.conv2d(padded, weight, stride=stride, dilation=dilation, groups=len(weight))
+        return [functional.conv2d(padded, weight, stride=stride, dilation=dilation, groups=len(weight))]
 
     weight = torch.randn(shape[1], 1, taps, taps, device=DEVICE)
     assert_equal(kernel, reference, [channels_last(*shape, dtype=dtype), weight], TOLERANCE[dtype])
@@ -93,10 +95,16 @@ def test_a_depthwise_convolution_computes_in_half_precision_where_autocast_says_
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize(
-    ("shape", "activation"),
-    [((2, 40, 9, 12), ""), ((2, 33, 9, 7), "relu"), ((3, 24, 8, 8), "silu"), ((4, 72, 1, 1), ""), ((1, 8, 72, 72), "")],
+    ("shape", "activation", "has_means"),
+    [
+        ((2, 40, 9, 12), "", False),
+        ((2, 33, 9, 7), "relu", True),
+        ((3, 24, 8, 8), "silu", True),
+        ((4, 72, 1, 1), "", False),
+        ((1, 8, 72, 72), "", True),
+    ],
 )
-def test_batch_norm(shape: tuple[int, ...], activation: str, dtype: torch.dtype) -> None:
+def test_batch_norm(shape: tuple[int, ...], activation: str, has_means: bool, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     channels = shape[1]
     norm = KernelBatchNorm2d(channels, eps=1e-3, momentum=0.1, device=DEVICE)
@@ -104,19 +112,25 @@ def test_batch_norm(shape: tuple[int, ...], activation: str, dtype: torch.dtype)
     plain = nn.BatchNorm2d(channels, eps=1e-3, momentum=0.1, device=DEVICE, dtype=torch.float64)
     activate = {"": nn.Identity(), "relu": nn.ReLU(), "silu": nn.SiLU()}[activation]
 
-    def call(module: nn.Module, input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        result: Tensor = torch.func.functional_call(module, {"weight": weight, "bias": bias}, (input,))
-        return result
+    def kernel(input: Tensor, weight: Tensor, bias: Tensor) -> Sequence[Tensor]:
+        running = {"running_mean": norm.running_mean, "running_var": norm.running_var}
+        given = running | {"num_batches": norm.num_batches_tracked, "momentum": 0.1, "eps": 1e-3}
+        output, means = batch_norm(input, weight, bias, **given, activation=activation, has_means=has_means)
+        return [output] if means is None else [output, means]
+
+    def reference(input: Tensor, weight: Tensor, bias: Tensor) -> Sequence[Tensor]:
+        output = activate(torch.func.functional_call(plain, {"weight": weight, "bias": bias}, (input,)))
+        return [output, output.mean((2, 3), keepdim=True)] if has_means else [output]
 
     given = [channels_last(*shape, dtype=dtype), *torch.randn(2, channels, device=DEVICE)]
-    assert_equal(
-        lambda *values: call(norm, *values), lambda *values: activate(call(plain, *values)), given, TOLERANCE[dtype]
-    )
+    assert_equal(kernel, reference, given, TOLERANCE[dtype])
     for (name, found), expected in zip(norm.named_buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(found, expected.to(found.dtype), msg=lambda text, name=name: f"{name}: {text}")
     values = channels_last(*shape)
     norm.eval(), plain.eval()
-    torch.testing.assert_close(norm(values), activate(plain(values.double())).float())
+    expected = activate(plain(values.double())).float()
+    for found, target in zip(norm.with_means(values), (expected, expected.mean((2, 3), keepdim=True)), strict=True):
+        torch.testing.assert_close(found, target, rtol=1e-5, atol=1e-5)
 
 
 def test_batch_norm_leaves_other_memory_orders_to_torch() -> None:
@@ -148,7 +162,7 @@ def test_what_is_not_a_number_comes_out_of_batch_norm(activation: str) -> None:
 def test_gates_scale_a_map(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     given = [channels_last(*shape, dtype=dtype), torch.rand(*shape[:2], 1, 1, device=DEVICE).to(dtype)]
-    assert_equal(excite, torch.mul, given, TOLERANCE[dtype])
+    assert_equal(lambda *values: [excite(*values)], lambda *values: [torch.mul(*values)], given, TOLERANCE[dtype])
 
 
 def test_a_block_of_an_efficientnet_is_the_same_function() -> None:
@@ -224,15 +238,16 @@ from triton.compiler import ASTSource
 from trash_seg.models.kernels import batch_norm, depthwise, excite
 
 POINTERS = {"source", "weight", "target", "grad", "input", "sums", "bias", "running_mean", "running_var",
-            "num_batches", "statistics", "output", "grad_input", "grad_weight", "grad_bias", "gates"}
-KEPT = {"sums", "statistics", "weight", "bias", "running_mean", "running_var", "grad_weight", "grad_bias"}
+            "num_batches", "statistics", "output", "grad_input", "grad_weight", "grad_bias", "gates", "means",
+            "grad_means"}
+KEPT = {"sums", "statistics", "weight", "bias", "running_mean", "running_var", "grad_weight", "grad_bias", "means"}
 for kernel, forms in (
     (depthwise._sum_taps, [{"TAPS": 3, "STRIDE": 1, "OF_INPUT": False}, {"TAPS": 3, "STRIDE": 2, "OF_INPUT": True}]),
     (depthwise._sum_pixels, [{"TAPS": 3, "STRIDE": 2}]),
     (batch_norm._sum_values, [{}]),
-    (batch_norm._normalize, [{"ACTIVATION": "silu", "MAX_PARTS": 64}, {"ACTIVATION": "relu", "MAX_PARTS": 64}]),
-    (batch_norm._sum_gradients, [{"ACTIVATION": ""}]),
-    (batch_norm._input_gradient, [{"ACTIVATION": "silu", "MAX_PARTS": 64}]),
+    (batch_norm._normalize, [{"ACTIVATION": "silu", "HAS_MEANS": True, "MAX_PARTS": 64}]),
+    (batch_norm._sum_gradients, [{"ACTIVATION": "", "HAS_MEANS": True}]),
+    (batch_norm._input_gradient, [{"ACTIVATION": "relu", "HAS_MEANS": False, "MAX_PARTS": 64}]),
     (excite._scale, [{}]), (excite._scale_gradients, [{}]),
 ):
     for form in forms:
@@ -254,4 +269,4 @@ def test_kernels_compile_for_a_gpu_and_load_whole_vectors() -> None:
         [sys.executable, "-c", COMPILE], env=os.environ | {"TRITON_INTERPRET": "0"}, capture_output=True, text=True
     )
     assert answer.returncode == 0, answer.stderr
-    assert len(answer.stdout.splitlines()) == 10
+    assert len(answer.stdout.splitlines()) == 9

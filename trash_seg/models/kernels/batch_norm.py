@@ -1,7 +1,7 @@
-"""BatchNorm in training, with what follows it: an activation.
+"""BatchNorm in training, with what follows it: an activation, and the mean over pixels that gates are made of.
 
-cuDNN's needs memory set to zero for each call, which takes a graph as long as a small map's normalisation itself, and
-the counter and the activation are launches of their own.
+cuDNN's needs memory set to zero for each call, which takes a graph as long as a small map's normalisation itself; the
+counter, the activation and the mean are launches of their own, and the mean's gradient is two passes over the map.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ SUM_PROGRAMS, MAP_PROGRAMS = 512, 1024
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": functional.relu, "silu": functional.silu}
 
-SIZES = ["rows", "channels", "chunk", "parts"]
+SIZES = ["rows", "channels", "chunk", "parts", "area"]
 """Differ from layer to layer; a kernel is compiled for all of their values at once."""
 
 
@@ -81,20 +81,24 @@ def _sum_values(
 
 @triton.jit(do_not_specialize=SIZES)
 def _normalize(
-    input, sums, weight, bias, running_mean, running_var, num_batches, statistics, output,
-    rows, channels, chunk, parts, eps, momentum, ACTIVATION: tl.constexpr,
+    input, sums, weight, bias, running_mean, running_var, num_batches, statistics, output, means,
+    rows, channels, chunk, parts, area, eps, momentum, ACTIVATION: tl.constexpr, HAS_MEANS: tl.constexpr,
     VECTOR: tl.constexpr, MAX_PARTS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Output of input; mean and 1 / deviation to `statistics` (2, channels); running statistics and counter go on."""
+    """Output of input; mean and 1 / deviation to `statistics` (2, channels); running statistics and counter go on.
+
+    A program takes `chunk` of the `area` pixels of an image. HAS_MEANS: the output's sum there, by the area, goes to
+    `means` (images, programs, channels).
+    """
     channels = channels // VECTOR * VECTOR
-    channel, part = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.program_id(1)
+    channel, part, image = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.program_id(1), tl.program_id(2)
     is_channel = channel < channels
     shift = tl.load(input + channel, mask=is_channel, other=0.0).to(tl.float32)
     offset = _sum_parts(sums, 0, channel, is_channel, channels, parts, MAX_PARTS) / rows
     variance = _sum_parts(sums, 1, channel, is_channel, channels, parts, MAX_PARTS) / rows - offset * offset
     mean, variance = shift + offset, tl.where(variance < 0.0, 0.0, variance)
     deviations = tl.rsqrt(variance + eps)
-    if part == 0:
+    if (part == 0) & (image == 0):
         tl.store(statistics + channel, mean, mask=is_channel)
         tl.store(statistics + channels + channel, deviations, mask=is_channel)
         before = tl.load(running_mean + channel, mask=is_channel)
@@ -106,22 +110,32 @@ def _normalize(
             tl.store(num_batches, tl.load(num_batches) + 1)
     scale = deviations * tl.load(weight + channel, mask=is_channel, other=0.0)
     offset = tl.load(bias + channel, mask=is_channel, other=0.0) - mean * scale
-    end = tl.minimum((part + 1) * chunk, rows)
+    total = tl.zeros((ROWS, CHANNELS), tl.float32)
+    end = tl.minimum((part + 1) * chunk, area)
     for first in range(part * chunk, end, ROWS):
         row = first + tl.arange(0, ROWS)
         mask = (row < end)[:, None] & is_channel[None, :]
-        place = row[:, None] * channels + channel[None, :]
+        place = (image * area + row)[:, None] * channels + channel[None, :]
         value = tl.load(input + place, mask=mask, other=0.0).to(tl.float32)
         value = _activate(value * scale[None, :] + offset[None, :], ACTIVATION)
         tl.store(output + place, value.to(output.dtype.element_ty), mask=mask)
+        if HAS_MEANS:
+            total += tl.where(mask, value, 0.0)
+    if HAS_MEANS:
+        place = (image * tl.num_programs(1) + part) * channels + channel
+        tl.store(means + place, tl.sum(total, 0) / area, mask=is_channel)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def _sum_gradients(
-    input, grad, weight, bias, statistics, sums, rows, channels, chunk, parts, ACTIVATION: tl.constexpr,
+    input, grad, grad_means, weight, bias, statistics, sums, rows, channels, chunk, parts, area,
+    ACTIVATION: tl.constexpr, HAS_MEANS: tl.constexpr,
     VECTOR: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Parts of the sums of the normalised map's gradient, and of its products with the map less mean, by deviation."""
+    """Parts of the sums of the normalised map's gradient, and of its products with the map less mean, by deviation.
+
+    HAS_MEANS: the output's gradient is `grad` and, for each pixel, its share of `grad_means` (images, channels).
+    """
     channels = channels // VECTOR * VECTOR
     channel, part = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.program_id(1)
     is_channel = channel < channels
@@ -137,6 +151,9 @@ def _sum_gradients(
         place = row[:, None] * channels + channel[None, :]
         value = tl.load(input + place, mask=mask, other=0.0).to(tl.float32)
         slope = tl.load(grad + place, mask=mask, other=0.0).to(tl.float32)
+        if HAS_MEANS:
+            place = (row // area)[:, None] * channels + channel[None, :]
+            slope += tl.load(grad_means + place, mask=mask, other=0.0).to(tl.float32) / area
         value = (value - mean[None, :]) * deviations[None, :]
         slope *= _slope(value * scale[None, :] + offset[None, :], ACTIVATION)
         total += slope
@@ -147,11 +164,13 @@ def _sum_gradients(
 
 @triton.jit(do_not_specialize=SIZES)
 def _input_gradient(
-    input, grad, weight, bias, statistics, sums, grad_input, grad_weight, grad_bias, rows, channels, chunk, parts,
-    ACTIVATION: tl.constexpr, VECTOR: tl.constexpr, MAX_PARTS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+    input, grad, grad_means, weight, bias, statistics, sums, grad_input, grad_weight, grad_bias,
+    rows, channels, chunk, parts, area, ACTIVATION: tl.constexpr, HAS_MEANS: tl.constexpr,
+    VECTOR: tl.constexpr, MAX_PARTS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
+    """A program takes `chunk` of the `area` pixels of an image."""
     channels = channels // VECTOR * VECTOR
-    channel, part = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.program_id(1)
+    channel, part, image = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.program_id(1), tl.program_id(2)
     is_channel = channel < channels
     mean = tl.load(statistics + channel, mask=is_channel, other=0.0)
     deviations = tl.load(statistics + channels + channel, mask=is_channel, other=0.0)
@@ -159,17 +178,20 @@ def _input_gradient(
     offset = tl.load(bias + channel, mask=is_channel, other=0.0)
     total = _sum_parts(sums, 0, channel, is_channel, channels, parts, MAX_PARTS)
     products = _sum_parts(sums, 1, channel, is_channel, channels, parts, MAX_PARTS)
-    if part == 0:
+    if (part == 0) & (image == 0):
         tl.store(grad_bias + channel, total, mask=is_channel)
         tl.store(grad_weight + channel, products, mask=is_channel)
     total, products = total / rows, products / rows
-    end = tl.minimum((part + 1) * chunk, rows)
+    share = tl.zeros((CHANNELS,), tl.float32)
+    if HAS_MEANS:
+        share = tl.load(grad_means + image * channels + channel, mask=is_channel, other=0.0).to(tl.float32) / area
+    end = tl.minimum((part + 1) * chunk, area)
     for first in range(part * chunk, end, ROWS):
         row = first + tl.arange(0, ROWS)
         mask = (row < end)[:, None] & is_channel[None, :]
-        place = row[:, None] * channels + channel[None, :]
+        place = (image * area + row)[:, None] * channels + channel[None, :]
         value = tl.load(input + place, mask=mask, other=0.0).to(tl.float32)
-        slope = tl.load(grad + place, mask=mask, other=0.0).to(tl.float32)
+        slope = tl.load(grad + place, mask=mask, other=0.0).to(tl.float32) + share[None, :]
         value = (value - mean[None, :]) * deviations[None, :]
         slope *= _slope(value * scale[None, :] + offset[None, :], ACTIVATION)
         slope = (slope - total[None, :] - value * products[None, :]) * (scale * deviations)[None, :]
@@ -180,47 +202,52 @@ class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor,
-        num_batches: Tensor, momentum: float, eps: float, activation: str,
-    ) -> Tensor:  # fmt: skip
-        rows, channels = input.numel() // input.shape[1], input.shape[1]
-        blocks = triton.cdiv(channels, CHANNELS)
-        chunk = SUM_TILE.cut(rows, min(SUM_PROGRAMS // blocks, MAX_PARTS))
-        parts = triton.cdiv(rows, chunk)
-        ctx.sum_grid, ctx.sum_sizes = (blocks, parts), (rows, channels, chunk, parts)
-        chunk = MAP_TILE.cut(rows, MAP_PROGRAMS // blocks)
-        ctx.map_grid, ctx.map_sizes = (blocks, triton.cdiv(rows, chunk)), (rows, channels, chunk, parts)
-        ctx.activation = activation
+        num_batches: Tensor, momentum: float, eps: float, activation: str, has_means: bool,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        images, channels, height, width = input.shape
+        area, blocks = height * width, triton.cdiv(channels, CHANNELS)
+        chunk = SUM_TILE.cut(images * area, min(SUM_PROGRAMS // blocks, MAX_PARTS))
+        parts = triton.cdiv(images * area, chunk)
+        ctx.sum_grid, ctx.sum_sizes = (blocks, parts), (images * area, channels, chunk, parts, area)
+        chunk = MAP_TILE.cut(area, MAP_PROGRAMS // (blocks * images))
+        ctx.map_grid = blocks, triton.cdiv(area, chunk), images
+        ctx.map_sizes = images * area, channels, chunk, parts, area
+        ctx.form = {"ACTIVATION": activation, "HAS_MEANS": has_means}
         sums, statistics = (weight.new_empty(2, num, channels, dtype=torch.float32) for num in (parts, 1))
+        means = weight.new_empty(images, ctx.map_grid[1], channels, dtype=torch.float32) if has_means else None
         output = torch.empty_like(input)
-        _sum_values[ctx.sum_grid](input, sums, *ctx.sum_sizes, **SUM_TILE.form(channels))
+        _sum_values[ctx.sum_grid](input, sums, *ctx.sum_sizes[:-1], **SUM_TILE.form(channels))
         _normalize[ctx.map_grid](
             input, sums, weight, bias, running_mean, running_var, num_batches, statistics, output,
-            *ctx.map_sizes, eps, momentum, ACTIVATION=activation, MAX_PARTS=MAX_PARTS, **MAP_TILE.form(channels),
+            sums if means is None else means, *ctx.map_sizes, eps, momentum,
+            MAX_PARTS=MAX_PARTS, **ctx.form, **MAP_TILE.form(channels),
         )  # fmt: skip
         ctx.save_for_backward(input, weight, bias, statistics)
-        return output
+        if means is None:
+            return output, None
+        return output, means.sum(1).to(input.dtype).view(images, channels, 1, 1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, grad_means: Tensor | None) -> tuple[Tensor | None, ...]:
         input, weight, bias, statistics = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
+        grad_means = grad if grad_means is None else grad_means.contiguous()
         channels = len(weight)
         sums = statistics.new_empty(2, ctx.sum_grid[1], channels)
-        given = input, grad, weight, bias, statistics, sums
-        _sum_gradients[ctx.sum_grid](*given, *ctx.sum_sizes, ACTIVATION=ctx.activation, **SUM_TILE.form(channels))
+        given = input, grad, grad_means, weight, bias, statistics, sums
+        _sum_gradients[ctx.sum_grid](*given, *ctx.sum_sizes, **ctx.form, **SUM_TILE.form(channels))
         gradients = torch.empty_like(input), torch.empty_like(weight), torch.empty_like(bias)
         _input_gradient[ctx.map_grid](
-            *given, *gradients, *ctx.map_sizes,
-            ACTIVATION=ctx.activation, MAX_PARTS=MAX_PARTS, **MAP_TILE.form(channels),
-        )  # fmt: skip
-        return *gradients, *(None,) * 6
+            *given, *gradients, *ctx.map_sizes, MAX_PARTS=MAX_PARTS, **ctx.form, **MAP_TILE.form(channels)
+        )
+        return *gradients, *(None,) * 7
 
 
 def batch_norm(
     input: Tensor, weight: Tensor, bias: Tensor, *, running_mean: Tensor, running_var: Tensor, num_batches: Tensor,
-    momentum: float, eps: float, activation: str = "",
-) -> Tensor:  # fmt: skip
+    momentum: float, eps: float, activation: str = "", has_means: bool = False,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """BatchNorm of a batch by its own statistics, which the running ones move towards, and an activation.
 
     Args:
@@ -233,14 +260,15 @@ def batch_norm(
         momentum: What share of the way the running statistics go.
         eps: Added to the variance.
         activation: relu, silu or none ("").
+        has_means: Return the output's means over pixels as well.
 
     Returns:
-        (N, C, H, W) of the input's dtype, channels_last.
+        (N, C, H, W) of the input's dtype, channels_last; (N, C, 1, 1) of the same, or None.
     """
-    output: Tensor = _BatchNorm.apply(
-        input, weight, bias, running_mean, running_var, num_batches, momentum, eps, activation
+    result: tuple[Tensor, Tensor | None] = _BatchNorm.apply(
+        input, weight, bias, running_mean, running_var, num_batches, momentum, eps, activation, has_means
     )
-    return output
+    return result
 
 
 class KernelBatchNorm2d(nn.BatchNorm2d):
@@ -250,13 +278,22 @@ class KernelBatchNorm2d(nn.BatchNorm2d):
     """relu, silu or none, also in evaluation."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: D102 - the class says it
+        return self._normalize(input, has_means=False)[0]
+
+    def with_means(self, input: Tensor) -> tuple[Tensor, Tensor]:
+        """Also the result's means over pixels, (N, C, 1, 1)."""
+        output, means = self._normalize(input, has_means=True)
+        return output, functional.adaptive_avg_pool2d(output, 1) if means is None else means
+
+    def _normalize(self, input: Tensor, *, has_means: bool) -> tuple[Tensor, Tensor | None]:
         if not self.training or not fits(input) or input.numel() == input.shape[1]:  # which torch refuses
             output = super().forward(input)
-            return ACTIVATIONS[self.activation](output) if self.activation else output
+            return ACTIVATIONS[self.activation](output) if self.activation else output, None
         running: Any = {"running_mean": self.running_mean, "running_var": self.running_var}
         return batch_norm(
             input, self.weight, self.bias, **running, num_batches=self.num_batches_tracked,  # type: ignore[arg-type]
-            momentum=self.momentum, eps=self.eps, activation=self.activation,  # type: ignore[arg-type]
+            momentum=self.momentum, eps=self.eps,  # type: ignore[arg-type]
+            activation=self.activation, has_means=has_means,
         )  # fmt: skip
 
     @staticmethod

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from segmentation_models_pytorch.encoders._efficientnet import Conv2dStaticSamePadding, MBConvBlock
 from torch import Tensor, nn
-from torch.nn import functional
 
 from trash_seg.models.kernels.batch_norm import KernelBatchNorm2d
 from trash_seg.models.kernels.depthwise import KernelDepthwiseConv2d
@@ -36,10 +35,13 @@ class KernelMBConvBlock(MBConvBlock):  # type: ignore[misc]  # SMP has no types
 
     def forward(self, inputs: Tensor, drop_connect_rate: float | None = None) -> Any:  # noqa: D102 - the class says it
         features = self._bn0(self._expand_conv(inputs))
-        features = self._bn1(self._depthwise_conv(features))
+        features = self._depthwise_conv(features)
         if self._has_se:
-            squeezed = self._swish(self._se_reduce(functional.adaptive_avg_pool2d(features, 1)))
-            features = excite(features, torch.sigmoid(self._se_expand(squeezed)))
+            features, squeezed = self._bn1.with_means(features)
+            gates = self._se_expand(self._swish(self._se_reduce(squeezed)))
+            features = excite(features, torch.sigmoid(gates))
+        else:
+            features = self._bn1(features)
         features = self._bn2(self._project_conv(features))
         if self._has_drop_connect:
             if drop_connect_rate and self.training:
