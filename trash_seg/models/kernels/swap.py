@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from segmentation_models_pytorch.encoders._efficientnet import Conv2dStaticSamePadding, MBConvBlock
 from torch import Tensor, nn
+from torch.nn import functional
 
 from trash_seg.models.kernels.batch_norm import KernelBatchNorm2d
 from trash_seg.models.kernels.depthwise import KernelDepthwiseConv2d
@@ -38,7 +39,7 @@ class KernelMBConvBlock(MBConvBlock):  # type: ignore[misc]  # SMP has no types
         features = self._depthwise_conv(features)
         if self._has_se:
             features, squeezed = self._bn1.with_means(features)
-            gates = self._se_expand(self._swish(self._se_reduce(squeezed)))
+            gates = _linear(self._se_expand, self._swish(_linear(self._se_reduce, squeezed)))
             features = excite(features, torch.sigmoid(gates))
         else:
             features = self._bn1(features)
@@ -48,6 +49,11 @@ class KernelMBConvBlock(MBConvBlock):  # type: ignore[misc]  # SMP has no types
                 features = features * _kept(features, drop_connect_rate)
             features = features + inputs
         return features
+
+
+def _linear(conv: nn.Conv2d, features: Tensor) -> Tensor:
+    """A 1×1 convolution of one pixel, whose bias takes no launch of its own."""
+    return functional.linear(features.flatten(1), conv.weight.flatten(1), conv.bias)[:, :, None, None]
 
 
 def _kept(features: Tensor, drop_connect_rate: float) -> Tensor:
