@@ -75,7 +75,7 @@ def ours(pair: str, given: argparse.Namespace, folder: Path, overrides: list[str
 
 
 def measure(pair: str, given: argparse.Namespace, ways: dict[str, list[str] | None]) -> dict[str, list[dict[str, Any]]]:
-    """Each way in each round; None stands for the peer. Every other round goes backwards: nobody is always first."""
+    """Each way in each round; None stands for the peer. Rounds alternate in order, the peer is last in the first."""
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
     for number in range(1, given.rounds + 1):
         for name, overrides in list(ways.items())[:: -1 if number % 2 else 1]:

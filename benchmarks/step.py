@@ -55,7 +55,7 @@ def build_step(config: Config, dataset: Dataset, device: torch.device, *, fused:
     torch.manual_seed(0)
     model = build_model(config)
     if fused:
-        fuse(model, device=device)
+        fuse(model, device=device, channels_last=config.training.channels_last)
     criterion = build_loss(config.loss, pixels=None, device=device, deterministic=config.training.deterministic)
     step = Step(
         model, config=config, criterion=criterion, steps_per_epoch=train.num_batches, device=device,

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
     signal.signal(number, signal.SIG_DFL)
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may need a network
-if not Path("/dev/nvidiactl").exists():
-    os.environ["TRITON_INTERPRET"] = "1"  # a GPU's kernels are computed on the CPU; read when Triton is imported
+if not any(Path("/dev", name).exists() for name in ("nvidiactl", "dxg", "kfd")):  # no GPU, not in WSL, not of AMD
+    os.environ["TRITON_INTERPRET"] = "1"  # its kernels are computed on the CPU then; read when Triton is imported
 hub = tempfile.TemporaryDirectory()
 atexit.register(hub.cleanup)
 os.environ["HF_HOME"] = hub.name  # nor find weights that somebody fetched before
@@ -43,6 +44,7 @@ if "PYTEST_XDIST_WORKER" in os.environ or "OMP_NUM_THREADS" not in os.environ:
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     os.environ["OMP_NUM_THREADS"] = str(max(len(os.sched_getaffinity(0)) // workers, 1))
 
+collect_ignore = [] if find_spec("triton") else ["models/test_kernels.py"]  # torch brings it on Linux alone
 needs_trash190 = pytest.mark.skipif(not TRASH190.exists(), reason=f"{TRASH190} is not there")
 
 TINY = (

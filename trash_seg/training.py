@@ -80,7 +80,7 @@ def train(config: Config, files: RunDir, *, stop: StopRequest, notes: Notes, num
     )
     if device.type == "cpu":
         keep_freed_memory()
-    fuse(model, device=device)
+    fuse(model, device=device, channels_last=config.training.channels_last)
     dataset = open_dataset(config.data, image_size=config.training.image_size, runtime=config.runtime)
     notes.note_data(
         fingerprint=dataset.fingerprint,

@@ -138,7 +138,7 @@ def on_cuda(*overrides: str, criterion: Criterion | None = None) -> tuple[Step, 
     loader = DeviceLoader(SPLIT, batch_size=8, device=device, seed=3, augmentation=LOG, shuffle=True, drop_last=True)
     built = build_loss(config.loss, pixels=np.ones(12, np.int64), device=device, deterministic=True)
     model = build_model(config)
-    fuse(model, device=device)
+    fuse(model, device=device, channels_last=config.training.channels_last)
     step = Step(
         model, config=config, criterion=criterion or built, steps_per_epoch=loader.num_batches,
         device=device, train_samples=loader.samples, val_samples=loader.samples,
@@ -255,7 +255,7 @@ def test_the_fused_network_is_the_same_function_on_a_gpu() -> None:
         torch.manual_seed(0)
         plain = build_model(config).cuda().eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         fused = copy.deepcopy(plain)
-        fuse(fused, device=torch.device("cuda"))
+        fuse(fused, device=torch.device("cuda"), channels_last=True)
         for dtype, tolerance in ((torch.float32, 1e-2), (torch.float16, 3e-2)):
             with torch.no_grad(), torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
                 torch.testing.assert_close(fused(images), plain(images), rtol=tolerance, atol=tolerance)

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.func import functional_call
 
 from trash_seg.compose import compose_config
 from trash_seg.engine.loss import build_loss
@@ -13,6 +15,7 @@ from trash_seg.engine.precision import cast_weights, check_precision, has_bf16
 from trash_seg.engine.step import Forward, Step, choose_device
 from trash_seg.errors import ConfigError
 from trash_seg.models.build import build_model
+from trash_seg.models.convolutions import AlignedConv2d
 from trash_seg.models.fuse import fuse
 
 CPU = torch.device("cpu")
@@ -210,7 +213,7 @@ def test_weights_cast_together_are_those_that_autocast_casts(decoder: str) -> No
     device = torch.device("cpu")
     torch.manual_seed(0)
     built = build_model(config)
-    fuse(built, device=device)
+    fuse(built, device=device, channels_last=True)
     images = torch.randint(255, (2, 3, 64, 64), dtype=torch.uint8)
     results = []
     for together in (False, True):
@@ -227,3 +230,15 @@ def test_weights_cast_together_are_those_that_autocast_casts(decoder: str) -> No
     torch.testing.assert_close(found, [logits, gradients], rtol=0, atol=0)
     num_used = len(cast_weights(built, torch.bfloat16)) - 1  # the encoder has a head that nothing uses
     assert casts - fewer_casts == 2 * num_used  # there and back
+
+
+def test_a_weight_of_two_layers_is_cast_once() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), AlignedConv2d(4, 3, 1), nn.Linear(4, 4))
+    model[2].weight = model[0].weight
+    weights = cast_weights(model, torch.bfloat16)
+    assert list(weights) == ["0.weight", "0.bias", "1.weight", "1.bias", "2.bias"]
+    values = torch.randn(2, 4, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = model(values.clone())
+        found = functional_call(model, weights, (values.clone(),))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)

@@ -13,12 +13,18 @@ from segmentation_models_pytorch.encoders._efficientnet import MBConvBlock
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trash_seg.models.kernels.batch_norm import KernelBatchNorm2d, batch_norm
-from trash_seg.models.kernels.depthwise import depthwise_conv2d
+from trash_seg.models import kernels
+from trash_seg.models.convolutions import AlignedConv2d, UpsamplingConv2d
+from trash_seg.models.fuse import fuse
+from trash_seg.models.kernels import probe
+from trash_seg.models.kernels.batch_norm import TritonBatchNorm2d, batch_norm
+from trash_seg.models.kernels.depthwise import TritonDepthwiseConv2d, depthwise_conv2d
 from trash_seg.models.kernels.excite import excite
-from trash_seg.models.kernels.swap import KernelMBConvBlock, swap_modules
+from trash_seg.models.kernels.swap import TritonMBConvBlock, swap_modules
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
+pytestmark = pytest.mark.skipif(not INTERPRETED and not torch.cuda.is_available(), reason="a GPU that torch cannot use")
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 1e-3}
 
 
@@ -107,7 +113,7 @@ def test_a_depthwise_convolution_computes_in_half_precision_where_autocast_says_
 def test_batch_norm(shape: tuple[int, ...], activation: str, has_means: bool, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     channels = shape[1]
-    norm = KernelBatchNorm2d(channels, eps=1e-3, momentum=0.1, device=DEVICE)
+    norm = TritonBatchNorm2d(channels, eps=1e-3, momentum=0.1, device=DEVICE)
     norm.activation = activation
     plain = nn.BatchNorm2d(channels, eps=1e-3, momentum=0.1, device=DEVICE, dtype=torch.float64)
     activate = {"": nn.Identity(), "relu": nn.ReLU(), "silu": nn.SiLU()}[activation]
@@ -133,9 +139,20 @@ def test_batch_norm(shape: tuple[int, ...], activation: str, has_means: bool, dt
         torch.testing.assert_close(found, target, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("mean", "std", "first"), [(1000.0, 1.0, 1000.0), (0.0, 1.0, 300.0), (7.0, 0.0, 7.0)])
+def test_batch_norm_keeps_its_digits(mean: float, std: float, first: float) -> None:
+    torch.manual_seed(0)
+    values = (mean + std * torch.randn(2, 8, 32, 32)).to(DEVICE, memory_format=torch.channels_last)
+    values[0, :, 0, 0] = first
+    norm = TritonBatchNorm2d(8, device=DEVICE)
+    found = norm(values).double()
+    expected = nn.BatchNorm2d(8, device=DEVICE, dtype=torch.float64)(values.double())
+    torch.testing.assert_close(found, expected, rtol=2e-4, atol=2e-4)
+
+
 def test_batch_norm_leaves_other_memory_orders_to_torch() -> None:
     torch.manual_seed(0)
-    norm = KernelBatchNorm2d(4, device=DEVICE)
+    norm = TritonBatchNorm2d(4, device=DEVICE)
     norm.activation = "relu"
     values = torch.randn(2, 4, 3, 5, device=DEVICE)
     torch.testing.assert_close(norm(values), nn.BatchNorm2d(4, device=DEVICE)(values).relu())
@@ -146,7 +163,7 @@ def test_batch_norm_leaves_other_memory_orders_to_torch() -> None:
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of numpy, in Triton's interpreter
 @pytest.mark.parametrize("activation", ["", "relu", "silu"])
 def test_what_is_not_a_number_comes_out_of_batch_norm(activation: str) -> None:
-    norm = KernelBatchNorm2d(8, device=DEVICE)
+    norm = TritonBatchNorm2d(8, device=DEVICE)
     norm.activation = activation
     values = channels_last(2, 8, 4, 4)
     values[0, 3, 1, 1] = torch.inf
@@ -173,7 +190,7 @@ def test_a_block_of_an_efficientnet_is_the_same_function() -> None:
         assert type(plain) is MBConvBlock
         swapped = nn.ModuleList([copy.deepcopy(plain)])
         swap_modules(swapped)
-        assert type(swapped[0]) is KernelMBConvBlock
+        assert type(swapped[0]) is TritonMBConvBlock
         images = channels_last(3, plain._project_conv.in_channels // (1 if index == 0 else 6), 6, 6)
         for block in (plain, swapped[0]):
             torch.manual_seed(1)  # of drop connect
@@ -196,17 +213,22 @@ def test_modules_that_kernels_compute_are_found() -> None:
     ]  # fmt: skip
     model = nn.ModuleList(layers)
     swap_modules(model)
-    taken = [type(layer).__name__ for layer in layers if type(layer).__name__.startswith("Kernel")]
-    assert taken == ["KernelDepthwiseConv2d", "KernelBatchNorm2d"]
+    taken = [type(layer).__name__ for layer in layers if type(layer).__name__.startswith("Triton")]
+    assert taken == ["TritonDepthwiseConv2d", "TritonBatchNorm2d"]
     norm, nothing, after = layers[-1]
     assert (norm.activation, type(after)) == ("relu", nn.SiLU)
     assert isinstance(nothing, nn.ReLU) and nothing(torch.tensor(-1.0)) == -1
+
+    shared = nn.BatchNorm2d(8)
+    model = nn.Sequential(nn.Sequential(shared, nn.SiLU()), shared)
+    swap_modules(model)
+    assert (shared.activation, type(model[0][1])) == ("", nn.SiLU)
 
     network = smp.create_model("DeepLabV3Plus", "efficientnet-b0", encoder_weights=None)
     before = list(network.state_dict())
     swap_modules(network)
     kinds = [type(module).__name__ for module in network.modules()]
-    assert (kinds.count("KernelMBConvBlock"), kinds.count("KernelDepthwiseConv2d")) == (16, 21)
+    assert (kinds.count("TritonMBConvBlock"), kinds.count("TritonDepthwiseConv2d")) == (16, 21)
     assert kinds.count("BatchNorm2d") == 0
     assert list(network.state_dict()) == before
 
@@ -230,43 +252,39 @@ def test_a_network_is_the_same_function_with_what_has_been_swapped(encoder: str,
     torch.testing.assert_close(results[1], results[0], rtol=1e-6, atol=1e-9)
 
 
-COMPILE = """\
-
-from triton import compile
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from trash_seg.models.kernels import batch_norm, depthwise, excite
-
-POINTERS = {"source", "weight", "target", "grad", "input", "sums", "bias", "running_mean", "running_var",
-            "num_batches", "statistics", "output", "grad_input", "grad_weight", "grad_bias", "gates", "means",
-            "grad_means"}
-KEPT = {"sums", "statistics", "weight", "bias", "running_mean", "running_var", "grad_weight", "grad_bias", "means"}
-for kernel, forms in (
-    (depthwise._sum_taps, [{"TAPS": 3, "STRIDE": 1, "OF_INPUT": False}, {"TAPS": 3, "STRIDE": 2, "OF_INPUT": True}]),
-    (depthwise._sum_pixels, [{"TAPS": 3, "STRIDE": 2}]),
-    (batch_norm._sum_values, [{}]),
-    (batch_norm._normalize, [{"ACTIVATION": "silu", "HAS_MEANS": True, "MAX_PARTS": 64}]),
-    (batch_norm._sum_gradients, [{"ACTIVATION": "", "HAS_MEANS": True}]),
-    (batch_norm._input_gradient, [{"ACTIVATION": "relu", "HAS_MEANS": False, "MAX_PARTS": 64}]),
-    (excite._scale, [{}]), (excite._scale_gradients, [{}]),
-):
-    for form in forms:
-        form |= {"VECTOR": 8, "ROWS": 64, "CHANNELS": 32}
-        kind = lambda name: ("*i64" if name == "num_batches" else "*fp32" if name in KEPT else "*fp16"
-                             if name in POINTERS else "fp32" if name in ("eps", "momentum") else "i32")
-        names = kernel.arg_names
-        signature = {name: "constexpr" if name in form else kind(name) for name in names}
-        aligned = {(place,): [["tt.divisibility", 16]] for place, name in enumerate(names) if name in POINTERS}
-        constants = {(names.index(name),): value for name, value in form.items()}
-        code = compile(ASTSource(kernel, signature, constexprs=constants, attrs=aligned), GPUTarget("cuda", 90, 32))
-        assert "ld.global.v4" in code.asm["ptx"], f"{kernel.__name__} loads one value at a time"
-        print(kernel.__name__, len(code.asm["cubin"]))
-"""
-
-
 def test_kernels_compile_for_a_gpu_and_load_whole_vectors() -> None:
-    answer = subprocess.run(
-        [sys.executable, "-c", COMPILE], env=os.environ | {"TRITON_INTERPRET": "0"}, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "tests.models.compile_kernels"]
+    answer = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "0"}, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
-    assert len(answer.stdout.splitlines()) == 9
+    assert len(answer.stdout.splitlines()) == 20
+
+
+def test_where_triton_works_a_network_for_a_gpu_uses_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kernels.are_usable(DEVICE)
+    monkeypatch.setattr(kernels, "are_usable", lambda device: device.type == "cuda")
+    for channels_last in (True, False):
+        network = smp.create_model("Unet", "efficientnet-b0", encoder_weights=None, classes=3)
+        fuse(network, device=torch.device("cuda"), channels_last=channels_last)
+        kinds = {type(module) for module in network.modules()}
+        assert ({TritonBatchNorm2d, TritonDepthwiseConv2d, TritonMBConvBlock} <= kinds) == channels_last
+        assert {AlignedConv2d, UpsamplingConv2d} <= kinds
+
+
+@pytest.mark.parametrize("wrong", ["result", "gradient", "failure"])
+def test_where_triton_does_not_work_one_line_says_why(
+    wrong: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(features: Tensor, gates: Tensor) -> Tensor:
+        if wrong == "failure":
+            raise RuntimeError("Failed to find C compiler.\nPlease specify")
+        return excite(features, gates) * 2 if wrong == "result" else excite(features, gates.detach())
+
+    monkeypatch.setattr(probe, "excite", broken)
+    assert not kernels.are_usable.__wrapped__(DEVICE)  # itself, not what it has found before
+    (message,) = caplog.messages
+    reason = "RuntimeError: Failed to find C compiler.)" if wrong == "failure" else "AssertionError: "
+    assert message.startswith(f"network: Triton does not work here, so that steps take longer ({reason}")
+    monkeypatch.setattr(kernels, "are_usable", lambda device: False)
+    network = nn.Sequential(nn.BatchNorm2d(8))
+    fuse(network, device=torch.device("cuda"), channels_last=True)
+    assert type(network[0]) is nn.BatchNorm2d

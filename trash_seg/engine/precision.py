@@ -25,21 +25,20 @@ def autocast(training: TrainingConfig, device: torch.device) -> AbstractContextM
 
 
 CAST_WHOLE = (nn.Conv2d, nn.Linear, AlignedConv2d, TrimmedConv2d)
-"""Layers that autocast computes in half precision with weights that nothing else looks at; their kinds may differ."""
+"""Layers whose weights autocast casts as they are. These types alone: a subclass may use its weights otherwise."""
 
 
 def cast_weights(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Weights by name as autocast would cast them, for `torch.func.functional_call`.
+    """Weights of most layers by name, as autocast would cast them, for `torch.func.functional_call`.
 
     It casts one by one, and the gradients again: hundreds of launches a step. Here they are a few in all.
     """
-    weights = {
-        f"{place}.{name}".removeprefix("."): weight
-        for place, module in model.named_modules()
-        if type(module) in CAST_WHOLE
-        for name, weight in module.named_parameters(recurse=False)
-    }
-    return dict(zip(weights, _Cast.apply(dtype, *weights.values()), strict=True))
+    names: dict[nn.Parameter, str] = {}
+    for place, module in model.named_modules():
+        if type(module) in CAST_WHOLE:
+            for name, weight in module.named_parameters(place, recurse=False):
+                names.setdefault(weight, name)  # `functional_call` finds others of the same
+    return dict(zip(names.values(), _Cast.apply(dtype, *names), strict=True))
 
 
 class _Cast(torch.autograd.Function):

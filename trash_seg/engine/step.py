@@ -52,15 +52,15 @@ class Normalize(nn.Module):
 class Forward:
     """How images reach a network: placing, normalising and precision, in training and in prediction alike."""
 
-    def __init__(self, training: TrainingConfig, *, device: torch.device) -> None:
+    def __init__(self, training: TrainingConfig, *, device: torch.device, captured: bool = False) -> None:
         self.device = device
         self.memory_format = torch.channels_last if training.channels_last else torch.contiguous_format
         self.normalize = Normalize().to(device)
         self.autocast = partial(autocast, training, device)
         self.deterministic = training.deterministic
         self.dtype = DTYPES[training.precision]
-        self.casts_together = device.type == "cuda" and training.precision != "fp32"
-        """Weights in half precision come from `cast_weights`: launches are what a GPU waits for."""
+        self.casts_together = captured and training.precision != "fp32"
+        """Weights in half precision come from `cast_weights`: a graph is as long as it has launches."""
         self.whole_batches = device.type == "cuda"
         """Fill up what is evaluated: cuDNN takes seconds to plan for a new number of images, a batch milliseconds."""
 
@@ -104,7 +104,7 @@ class Step:
         training = config.training
         self.device = device
         self.num_classes = len(config.data.classes)
-        self.forward = Forward(training, device=device)
+        self.forward = Forward(training, device=device, captured=capture)
         self.model = self.forward.place_model(model)
         self.criterion = criterion
         self.batch_size = training.batch_size

@@ -33,9 +33,9 @@ def _use_cuda(dtype: torch.dtype) -> None:
     with contextlib.suppress(RuntimeError):  # what is wrong with the device, the run meets again and says
         values = torch.ones(8, 32, 32, 32, device="cuda", dtype=dtype, requires_grad=True)
         features = values.contiguous(memory_format=torch.channels_last)
-        for taps, groups in ((3, 1), (1, 1), (3, 32)):
-            weight = torch.ones(32, 32 // groups, taps, taps, device="cuda", dtype=dtype, requires_grad=True)
-            features = F.conv2d(features, weight, padding=taps // 2, groups=groups)
+        for taps in (3, 1):
+            weight = torch.ones(32, 32, taps, taps, device="cuda", dtype=dtype, requires_grad=True)
+            features = F.conv2d(features, weight, padding=taps // 2)
             features = F.relu(F.batch_norm(features, None, None, training=True))
         columns = features.flatten(1)
         (columns @ columns.T).float().mean().backward()  # type: ignore[no-untyped-call]

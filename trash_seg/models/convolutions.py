@@ -74,7 +74,7 @@ class ShiftedConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: D102 - the class says it
         if input.device.type != "cpu" and 2 * min(self.dilation) <= max(input.shape[2:]):
             return super().forward(input)
-        return _biased(_ShiftedProducts.apply(input, self.weight, self.dilation), self.bias)
+        return biased(_ShiftedProducts.apply(input, self.weight, self.dilation), self.bias)
 
 
 class AlignedConv2d(nn.Conv2d):
@@ -132,8 +132,14 @@ def _overlaps(input: Tensor, dilation: tuple[int, int]) -> Iterator[tuple[int, i
             yield row, column, (..., *there), (..., *here)
 
 
-def _biased(summed: Tensor, bias: Tensor | None) -> Tensor:
-    return summed if bias is None else summed + bias.to(summed.dtype)[:, None, None]
+def biased(output: Tensor, bias: Tensor | None) -> Tensor:
+    """(N, C, H, W) and what is added to each channel."""
+    return output if bias is None else output + bias.to(output.dtype)[:, None, None]
+
+
+def is_depthwise(conv: nn.Conv2d) -> bool:
+    """Whether each channel is convolved by itself."""
+    return conv.groups == conv.in_channels == conv.out_channels
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -144,7 +150,7 @@ class DepthwiseConv2d(nn.Conv2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: D102 - the class says it
-        return _biased(_Depthwise.apply(input, self.weight, self.stride, self.padding), self.bias)
+        return biased(_Depthwise.apply(input, self.weight, self.stride, self.padding), self.bias)
 
 
 class PaddingDepthwiseConv2d(DepthwiseConv2d):

@@ -21,18 +21,20 @@ from trash_seg.models.convolutions import (
     ShiftedConv2d,
     TrimmedConv2d,
     UpsamplingConv2d,
+    is_depthwise,
 )
 
 
-def fuse(model: nn.Module, *, device: torch.device) -> None:
+def fuse(model: nn.Module, *, device: torch.device, channels_last: bool) -> None:
     """Changes the network in place: upsampling blocks of Unet and Unet++, padding, and slow kinds of layers.
 
     Args:
         model: The network.
         device: It is to run on; what is slow differs.
+        channels_last: Its maps are in this order, which Triton's kernels need.
     """
     on_cpu = device.type == "cpu"
-    if not on_cpu and kernels.are_usable(device):
+    if not on_cpu and channels_last and kernels.are_usable(device):
         from trash_seg.models.kernels.swap import swap_modules  # Triton is not there on every system
 
         swap_modules(model)
@@ -44,7 +46,7 @@ def fuse(model: nn.Module, *, device: torch.device) -> None:
         if isinstance(module, Conv2dStaticSamePadding):
             _join_padding(module, on_cpu=on_cpu)
         if type(module) is nn.Conv2d and module.dilation != (1, 1) and _is_centred(module):
-            module.__class__ = ShiftedConv2d if _is_depthwise(module) else TrimmedConv2d
+            module.__class__ = ShiftedConv2d if is_depthwise(module) else TrimmedConv2d
         if on_cpu and type(module) is nn.Conv2d and _has_slow_gradients(module):
             module.__class__ = DepthwiseConv2d
         if not on_cpu and isinstance(module, SegmentationHead) and _is_misaligned(module[0]):
@@ -103,13 +105,9 @@ def _is_misaligned(conv: nn.Conv2d) -> bool:
     return conv.out_channels % ALIGNMENT != 0 and conv.in_channels % ALIGNMENT == 0
 
 
-def _is_depthwise(conv: nn.Conv2d) -> bool:
-    return conv.groups == conv.in_channels == conv.out_channels
-
-
 def _has_slow_gradients(conv: nn.Conv2d) -> bool:
     """Whether `DepthwiseConv2d` takes it: depthwise, not dilated, and wide or strided."""
-    if not _is_depthwise(conv) or conv.dilation != (1, 1):
+    if not is_depthwise(conv) or conv.dilation != (1, 1):
         return False
     if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         return False

@@ -16,11 +16,9 @@ log = logging.getLogger(__name__)
 def are_usable(device: torch.device) -> bool:
     """Whether Triton works here: it needs a C compiler and a recent GPU. If not, one line says why."""
     try:
-        from trash_seg.models.kernels.depthwise import depthwise_conv2d
+        from trash_seg.models.kernels import probe
 
-        image, weight = torch.ones(1, 8, 4, 4, device=device), torch.ones(8, 1, 3, 3, device=device)
-        placed = image.contiguous(memory_format=torch.channels_last)
-        depthwise_conv2d(placed, weight, stride=1, padding=(1, 1, 1, 1), dilation=1)
+        probe.compare(device)
     except Exception as error:  # of Triton, of the compiler that it starts, of the driver
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         log.warning("network: Triton does not work here, so that steps take longer (%s)", reason)

@@ -21,11 +21,11 @@ SUM_TILE, MAP_TILE = Tile(rows=128, warps=8), Tile(rows=64, warps=4)
 MAX_PARTS = 64
 """Of the sums over pixels, a power of 2; every program of the next kernel adds them up again."""
 SUM_PROGRAMS, MAP_PROGRAMS = 512, 1024
-"""About: several for each of a GPU's processors."""
+"""At most, about: several for each of a GPU's processors."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": functional.relu, "silu": functional.silu}
 
-SIZES = ["rows", "channels", "chunk", "parts", "area"]
+SIZES = ["rows", "channels", "chunk", "parts", "area", "part_rows"]
 """Differ from layer to layer; a kernel is compiled for all of their values at once."""
 
 
@@ -50,57 +50,73 @@ def _slope(value, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def _sum_parts(sums, which, channel, is_channel, channels, parts, MAX_PARTS: tl.constexpr):
-    """Of (2, parts, channels)."""
+def _load_parts(sums, which, channel, is_channel, channels, parts, MAX_PARTS: tl.constexpr):
+    """(MAX_PARTS, CHANNELS) of (2, parts, channels)."""
     part = tl.arange(0, MAX_PARTS)
     place = (which * parts + part)[:, None] * channels + channel[None, :]
-    return tl.sum(tl.load(sums + place, mask=(part < parts)[:, None] & is_channel[None, :], other=0.0), 0)
+    return tl.load(sums + place, mask=(part < parts)[:, None] & is_channel[None, :], other=0.0)
+
+
+@triton.jit
+def _output_gradient(value, grad, weight, bias, ACTIVATION: tl.constexpr):
+    """Of the normalised and scaled map, before the activation."""
+    return grad * _slope(value * weight[None, :] + bias[None, :], ACTIVATION)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def _sum_values(
     input, sums, rows, channels, chunk, parts, VECTOR: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr
 ):
-    """Parts of the sums of values and of their squares, both less the first pixel's value, which keeps digits."""
+    """Mean and sum of squared distances from it, of each part: (2, parts, channels).
+
+    Summed are distances from the mean of the part's first pixels, which keeps digits.
+    """
     channels = channels // VECTOR * VECTOR
     channel, part = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.program_id(1)
     is_channel = channel < channels
-    shift = tl.load(input + channel, mask=is_channel, other=0.0).to(tl.float32)
+    begin, end = part * chunk, tl.minimum((part + 1) * chunk, rows)
+    row = begin + tl.arange(0, ROWS)
+    mask = (row < end)[:, None] & is_channel[None, :]
+    value = tl.load(input + row[:, None] * channels + channel[None, :], mask=mask, other=0.0).to(tl.float32)
+    shift = tl.sum(value, 0) / tl.minimum(end - begin, ROWS)
     total, squares = tl.zeros((ROWS, CHANNELS), tl.float32), tl.zeros((ROWS, CHANNELS), tl.float32)
-    end = tl.minimum((part + 1) * chunk, rows)
-    for first in range(part * chunk, end, ROWS):
+    for first in range(begin, end, ROWS):
         row = first + tl.arange(0, ROWS)
         mask = (row < end)[:, None] & is_channel[None, :]
         value = tl.load(input + row[:, None] * channels + channel[None, :], mask=mask, other=0.0).to(tl.float32)
         value = tl.where(mask, value - shift[None, :], 0.0)
         total += value
         squares += value * value
-    tl.store(sums + part * channels + channel, tl.sum(total, 0), mask=is_channel)
-    tl.store(sums + (parts + part) * channels + channel, tl.sum(squares, 0), mask=is_channel)
+    distance = tl.sum(total, 0) / (end - begin)
+    tl.store(sums + part * channels + channel, shift + distance, mask=is_channel)
+    squared = tl.sum(squares, 0) - (end - begin) * distance * distance
+    tl.store(sums + (parts + part) * channels + channel, squared, mask=is_channel)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def _normalize(
-    input, sums, weight, bias, running_mean, running_var, num_batches, statistics, output, means,
-    rows, channels, chunk, parts, area, eps, momentum, ACTIVATION: tl.constexpr, HAS_MEANS: tl.constexpr,
+    input, sums, weight, bias, running_mean, running_var, num_batches, statistics, output, output_means,
+    rows, channels, chunk, parts, area, part_rows, eps, momentum, ACTIVATION: tl.constexpr, HAS_MEANS: tl.constexpr,
     VECTOR: tl.constexpr, MAX_PARTS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Output of input; mean and 1 / deviation to `statistics` (2, channels); running statistics and counter go on.
 
-    A program takes `chunk` of the `area` pixels of an image. HAS_MEANS: the output's sum there, by the area, goes to
-    `means` (images, programs, channels).
+    A program takes `chunk` of the `area` pixels of an image; `sums` are of `part_rows` pixels each. HAS_MEANS: the
+    output's sum there, by the area, goes to `output_means` (images, programs, channels).
     """
     channels = channels // VECTOR * VECTOR
     channel, part, image = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.program_id(1), tl.program_id(2)
     is_channel = channel < channels
-    shift = tl.load(input + channel, mask=is_channel, other=0.0).to(tl.float32)
-    offset = _sum_parts(sums, 0, channel, is_channel, channels, parts, MAX_PARTS) / rows
-    variance = _sum_parts(sums, 1, channel, is_channel, channels, parts, MAX_PARTS) / rows - offset * offset
-    mean, variance = shift + offset, tl.where(variance < 0.0, 0.0, variance)
-    deviations = tl.rsqrt(variance + eps)
+    means = _load_parts(sums, 0, channel, is_channel, channels, parts, MAX_PARTS)
+    squares = _load_parts(sums, 1, channel, is_channel, channels, parts, MAX_PARTS)
+    counts = tl.minimum(tl.maximum(rows - tl.arange(0, MAX_PARTS) * part_rows, 0), part_rows).to(tl.float32)[:, None]
+    mean = tl.sum(counts * means, 0) / rows
+    distances = means - mean[None, :]
+    variance = tl.sum(squares + counts * distances * distances, 0) / rows
+    inverse_std = tl.rsqrt(variance + eps)
     if (part == 0) & (image == 0):
         tl.store(statistics + channel, mean, mask=is_channel)
-        tl.store(statistics + channels + channel, deviations, mask=is_channel)
+        tl.store(statistics + channels + channel, inverse_std, mask=is_channel)
         before = tl.load(running_mean + channel, mask=is_channel)
         tl.store(running_mean + channel, before + momentum * (mean - before), mask=is_channel)
         before = tl.load(running_var + channel, mask=is_channel)
@@ -108,7 +124,7 @@ def _normalize(
         tl.store(running_var + channel, before + momentum * (unbiased - before), mask=is_channel)
         if tl.program_id(0) == 0:
             tl.store(num_batches, tl.load(num_batches) + 1)
-    scale = deviations * tl.load(weight + channel, mask=is_channel, other=0.0)
+    scale = inverse_std * tl.load(weight + channel, mask=is_channel, other=0.0)
     offset = tl.load(bias + channel, mask=is_channel, other=0.0) - mean * scale
     total = tl.zeros((ROWS, CHANNELS), tl.float32)
     end = tl.minimum((part + 1) * chunk, area)
@@ -123,7 +139,7 @@ def _normalize(
             total += tl.where(mask, value, 0.0)
     if HAS_MEANS:
         place = (image * tl.num_programs(1) + part) * channels + channel
-        tl.store(means + place, tl.sum(total, 0) / area, mask=is_channel)
+        tl.store(output_means + place, tl.sum(total, 0) / area, mask=is_channel)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -140,9 +156,9 @@ def _sum_gradients(
     channel, part = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.program_id(1)
     is_channel = channel < channels
     mean = tl.load(statistics + channel, mask=is_channel, other=0.0)
-    deviations = tl.load(statistics + channels + channel, mask=is_channel, other=0.0)
-    scale = tl.load(weight + channel, mask=is_channel, other=0.0)
-    offset = tl.load(bias + channel, mask=is_channel, other=0.0)
+    inverse_std = tl.load(statistics + channels + channel, mask=is_channel, other=0.0)
+    weights = tl.load(weight + channel, mask=is_channel, other=0.0)
+    biases = tl.load(bias + channel, mask=is_channel, other=0.0)
     total, products = tl.zeros((ROWS, CHANNELS), tl.float32), tl.zeros((ROWS, CHANNELS), tl.float32)
     end = tl.minimum((part + 1) * chunk, rows)
     for first in range(part * chunk, end, ROWS):
@@ -150,14 +166,14 @@ def _sum_gradients(
         mask = (row < end)[:, None] & is_channel[None, :]
         place = row[:, None] * channels + channel[None, :]
         value = tl.load(input + place, mask=mask, other=0.0).to(tl.float32)
-        slope = tl.load(grad + place, mask=mask, other=0.0).to(tl.float32)
+        gradient = tl.load(grad + place, mask=mask, other=0.0).to(tl.float32)
         if HAS_MEANS:
             place = (row // area)[:, None] * channels + channel[None, :]
-            slope += tl.load(grad_means + place, mask=mask, other=0.0).to(tl.float32) / area
-        value = (value - mean[None, :]) * deviations[None, :]
-        slope *= _slope(value * scale[None, :] + offset[None, :], ACTIVATION)
-        total += slope
-        products += slope * value
+            gradient += tl.load(grad_means + place, mask=mask, other=0.0).to(tl.float32) / area
+        value = (value - mean[None, :]) * inverse_std[None, :]
+        gradient = _output_gradient(value, gradient, weights, biases, ACTIVATION)
+        total += gradient
+        products += gradient * value
     tl.store(sums + part * channels + channel, tl.sum(total, 0), mask=is_channel)
     tl.store(sums + (parts + part) * channels + channel, tl.sum(products, 0), mask=is_channel)
 
@@ -173,11 +189,11 @@ def _input_gradient(
     channel, part, image = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.program_id(1), tl.program_id(2)
     is_channel = channel < channels
     mean = tl.load(statistics + channel, mask=is_channel, other=0.0)
-    deviations = tl.load(statistics + channels + channel, mask=is_channel, other=0.0)
-    scale = tl.load(weight + channel, mask=is_channel, other=0.0)
-    offset = tl.load(bias + channel, mask=is_channel, other=0.0)
-    total = _sum_parts(sums, 0, channel, is_channel, channels, parts, MAX_PARTS)
-    products = _sum_parts(sums, 1, channel, is_channel, channels, parts, MAX_PARTS)
+    inverse_std = tl.load(statistics + channels + channel, mask=is_channel, other=0.0)
+    weights = tl.load(weight + channel, mask=is_channel, other=0.0)
+    biases = tl.load(bias + channel, mask=is_channel, other=0.0)
+    total = tl.sum(_load_parts(sums, 0, channel, is_channel, channels, parts, MAX_PARTS), 0)
+    products = tl.sum(_load_parts(sums, 1, channel, is_channel, channels, parts, MAX_PARTS), 0)
     if (part == 0) & (image == 0):
         tl.store(grad_bias + channel, total, mask=is_channel)
         tl.store(grad_weight + channel, products, mask=is_channel)
@@ -191,11 +207,11 @@ def _input_gradient(
         mask = (row < end)[:, None] & is_channel[None, :]
         place = (image * area + row)[:, None] * channels + channel[None, :]
         value = tl.load(input + place, mask=mask, other=0.0).to(tl.float32)
-        slope = tl.load(grad + place, mask=mask, other=0.0).to(tl.float32) + share[None, :]
-        value = (value - mean[None, :]) * deviations[None, :]
-        slope *= _slope(value * scale[None, :] + offset[None, :], ACTIVATION)
-        slope = (slope - total[None, :] - value * products[None, :]) * (scale * deviations)[None, :]
-        tl.store(grad_input + place, slope.to(grad_input.dtype.element_ty), mask=mask)
+        gradient = tl.load(grad + place, mask=mask, other=0.0).to(tl.float32) + share[None, :]
+        value = (value - mean[None, :]) * inverse_std[None, :]
+        gradient = _output_gradient(value, gradient, weights, biases, ACTIVATION)
+        gradient = (gradient - total[None, :] - value * products[None, :]) * (weights * inverse_std)[None, :]
+        tl.store(grad_input + place, gradient.to(grad_input.dtype.element_ty), mask=mask)
 
 
 class _BatchNorm(torch.autograd.Function):
@@ -219,7 +235,7 @@ class _BatchNorm(torch.autograd.Function):
         _sum_values[ctx.sum_grid](input, sums, *ctx.sum_sizes[:-1], **SUM_TILE.form(channels))
         _normalize[ctx.map_grid](
             input, sums, weight, bias, running_mean, running_var, num_batches, statistics, output,
-            sums if means is None else means, *ctx.map_sizes, eps, momentum,
+            sums if means is None else means, *ctx.map_sizes, ctx.sum_sizes[2], eps, momentum,
             MAX_PARTS=MAX_PARTS, **ctx.form, **MAP_TILE.form(channels),
         )  # fmt: skip
         ctx.save_for_backward(input, weight, bias, statistics)
@@ -271,7 +287,7 @@ def batch_norm(
     return result
 
 
-class KernelBatchNorm2d(nn.BatchNorm2d):
+class TritonBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm by these kernels while it trains, with the activation that follows it."""
 
     activation = ""
@@ -286,7 +302,7 @@ class KernelBatchNorm2d(nn.BatchNorm2d):
         return output, functional.adaptive_avg_pool2d(output, 1) if means is None else means
 
     def _normalize(self, input: Tensor, *, has_means: bool) -> tuple[Tensor, Tensor | None]:
-        if not self.training or not fits(input) or input.numel() == input.shape[1]:  # which torch refuses
+        if not self.training or not fits(input) or input.numel() <= input.shape[1]:  # which torch refuses
             output = super().forward(input)
             return ACTIVATIONS[self.activation](output) if self.activation else output, None
         running: Any = {"running_mean": self.running_mean, "running_var": self.running_var}
@@ -299,4 +315,5 @@ class KernelBatchNorm2d(nn.BatchNorm2d):
     @staticmethod
     def takes(norm: nn.BatchNorm2d) -> bool:
         """Whether these kernels compute such a one: with weights, and statistics that move by a constant share."""
-        return norm.affine and norm.track_running_stats and norm.momentum is not None
+        in_form = norm.affine and norm.track_running_stats and norm.weight.dtype == torch.float32
+        return in_form and norm.momentum is not None

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from trash_seg.models.convolutions import biased, is_depthwise
 from trash_seg.models.kernels.tiles import CHANNELS, Tile, fits
 
 TAP_TILE, PIXEL_TILE = Tile(rows=64, warps=4), Tile(rows=64, warps=4)
@@ -108,8 +109,8 @@ class _Depthwise(torch.autograd.Function):
         top, bottom, left, right = padding
         num, channels, height, width = input.shape
         taps = weight.shape[2]
-        reach = dilation * (taps - 1) + 1
-        size = [(height + top + bottom - reach) // stride + 1, (width + left + right - reach) // stride + 1]
+        extent = dilation * (taps - 1) + 1
+        size = [(height + top + bottom - extent) // stride + 1, (width + left + right - extent) // stride + 1]
         output = input.new_empty(num, *size, channels).permute(0, 3, 1, 2)
         factors = weight.flatten(1).t().contiguous()
         ctx.place, ctx.shape = (top, left, dilation), weight.shape
@@ -171,7 +172,7 @@ def depthwise_conv2d(
     return output
 
 
-class KernelDepthwiseConv2d(nn.Conv2d):
+class TritonDepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution by these kernels, in the precision that holds where it is called."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: D102 - the class says it
@@ -187,14 +188,13 @@ class KernelDepthwiseConv2d(nn.Conv2d):
         output = depthwise_conv2d(
             input, self.weight, stride=self.stride[0], padding=(top, bottom, left, right), dilation=self.dilation[0]
         )
-        return output if self.bias is None else output + self.bias.to(output.dtype)[:, None, None]
+        return biased(output, self.bias)
 
     @staticmethod
     def takes(conv: nn.Conv2d) -> bool:
         """Whether these kernels compute such a one: depthwise, the same in both directions, zeros around the map."""
-        if not conv.groups == conv.in_channels == conv.out_channels > 1 or conv.padding_mode != "zeros":
-            return False
-        if isinstance(conv.padding, str) or conv.weight.dtype != torch.float32:
+        in_form = is_depthwise(conv) and conv.padding_mode == "zeros" and conv.weight.dtype == torch.float32
+        if not in_form or isinstance(conv.padding, str):
             return False
         square = all(len(set(sizes)) == 1 for sizes in (conv.kernel_size, conv.stride, conv.dilation))
         return square and conv.kernel_size[0] <= MAX_TAPS

@@ -1,5 +1,7 @@
 """The modules of a network that these kernels compute."""
 
+from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -7,8 +9,8 @@ from segmentation_models_pytorch.encoders._efficientnet import Conv2dStaticSameP
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trash_seg.models.kernels.batch_norm import KernelBatchNorm2d
-from trash_seg.models.kernels.depthwise import KernelDepthwiseConv2d
+from trash_seg.models.kernels.batch_norm import TritonBatchNorm2d
+from trash_seg.models.kernels.depthwise import TritonDepthwiseConv2d
 from trash_seg.models.kernels.excite import excite
 
 
@@ -31,7 +33,7 @@ KINDS: dict[type[nn.Module], tuple[str, type[nn.Module]]] = {
 """Activations that a BatchNorm can apply, and what they become then."""
 
 
-class KernelMBConvBlock(MBConvBlock):  # type: ignore[misc]  # SMP has no types
+class TritonMBConvBlock(MBConvBlock):  # type: ignore[misc]  # SMP has no types
     """An EfficientNet's block, whose BatchNorms apply the activations."""
 
     def forward(self, inputs: Tensor, drop_connect_rate: float | None = None) -> Any:  # noqa: D102 - the class says it
@@ -67,28 +69,28 @@ def swap_modules(model: nn.Module) -> None:
     """Turns BatchNorms, depthwise convolutions and an EfficientNet's blocks into those that use the kernels."""
     module: Any
     for module in model.modules():
-        if type(module) in (nn.Conv2d, Conv2dStaticSamePadding) and KernelDepthwiseConv2d.takes(module):
-            module.__class__ = KernelDepthwiseConv2d
-        if type(module) is nn.BatchNorm2d and KernelBatchNorm2d.takes(module):
-            module.__class__ = KernelBatchNorm2d
+        if type(module) in (nn.Conv2d, Conv2dStaticSamePadding) and TritonDepthwiseConv2d.takes(module):
+            module.__class__ = TritonDepthwiseConv2d
+        if type(module) is nn.BatchNorm2d and TritonBatchNorm2d.takes(module):
+            module.__class__ = TritonBatchNorm2d
+    places = Counter(module for _, module in model.named_modules(remove_duplicate=False))
     for module in model.modules():
-        if isinstance(module, nn.Sequential):
-            _join_activations(module)
+        if type(module).forward is nn.Sequential.forward:  # what comes between its layers cannot be known of others
+            _join_activations(module, places)
         if type(module) is MBConvBlock:
             _join_swish(module)
 
 
 def _join_swish(block: Any) -> None:
     norms = [norm for norm in (block._bn0, block._bn1) if not isinstance(norm, nn.Identity)]
-    if all(isinstance(norm, KernelBatchNorm2d) for norm in norms):
-        block.__class__ = KernelMBConvBlock
+    if all(isinstance(norm, TritonBatchNorm2d) for norm in norms):
+        block.__class__ = TritonMBConvBlock
         for norm in norms:
             norm.activation = "silu"
 
 
-def _join_activations(layers: nn.Sequential) -> None:
-    for index in range(len(layers) - 1):
-        norm, activation = layers[index], layers[index + 1]
-        if isinstance(norm, KernelBatchNorm2d) and type(activation) in KINDS and not norm.activation:
+def _join_activations(layers: nn.Sequential, places: Counter[nn.Module]) -> None:
+    for index, (norm, activation) in enumerate(list(pairwise(layers))):
+        if isinstance(norm, TritonBatchNorm2d) and type(activation) in KINDS and places[norm] == 1:
             norm.activation, applied = KINDS[type(activation)]
             layers[index + 1] = applied()  # in this place alone: others may share the activation
