@@ -109,7 +109,8 @@ def _normalize(
     is_channel = channel < channels
     means = _load_parts(sums, 0, channel, is_channel, channels, parts, MAX_PARTS)
     squares = _load_parts(sums, 1, channel, is_channel, channels, parts, MAX_PARTS)
-    counts = tl.minimum(tl.maximum(rows - tl.arange(0, MAX_PARTS) * part_rows, 0), part_rows).to(tl.float32)[:, None]
+    index = tl.arange(0, MAX_PARTS)
+    counts = tl.where(index < parts, tl.minimum(rows - index * part_rows, part_rows), 0).to(tl.float32)[:, None]
     mean = tl.sum(counts * means, 0) / rows
     distances = means - mean[None, :]
     variance = tl.sum(squares + counts * distances * distances, 0) / rows
