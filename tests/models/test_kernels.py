@@ -192,15 +192,15 @@ def test_a_block_of_an_efficientnet_is_the_same_function() -> None:
         swap_modules(swapped)
         assert type(swapped[0]) is TritonMBConvBlock
         images = channels_last(3, plain._project_conv.in_channels // (1 if index == 0 else 6), 6, 6)
+        results = []
         for block in (plain, swapped[0]):
             torch.manual_seed(1)  # of drop connect
             inputs = images.clone().requires_grad_()
             output = block(inputs, drop_connect_rate=0.5)
             output.square().sum().backward()
             result = [output, inputs.grad, *(weight.grad for weight in block.parameters()), *block.buffers()]
-            result.append(block.eval()(images, drop_connect_rate=0.5))
-            expected = result if block is plain else expected  # noqa: F821 - of the first round
-        for found, target in zip(result, expected, strict=True):
+            results.append([*result, block.eval()(images, drop_connect_rate=0.5)])
+        for target, found in zip(*results, strict=True):
             torch.testing.assert_close(found, target, rtol=1e-3, atol=1e-4)
 
 

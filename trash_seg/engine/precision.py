@@ -31,7 +31,8 @@ CAST_WHOLE = (nn.Conv2d, nn.Linear, AlignedConv2d, TrimmedConv2d)
 def cast_weights(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     """Weights of most layers by name, as autocast would cast them, for `torch.func.functional_call`.
 
-    It casts one by one, and the gradients again: hundreds of launches a step. Here they are a few in all.
+    All are float32. Autocast casts one by one, and the gradients again: hundreds of launches a step. Here they are a
+    few in all.
     """
     names: dict[nn.Parameter, str] = {}
     for place, module in model.named_modules():
@@ -45,20 +46,17 @@ class _Cast(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, dtype: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        ctx.dtypes = [weight.dtype for weight in weights]
-        return tuple(_copied(weights, [dtype] * len(weights)))
+        return tuple(_copied(weights, dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        there = [index for index, grad in enumerate(grads) if grad is not None]
-        copies = _copied([grads[index] for index in there], [ctx.dtypes[index] for index in there])
-        by_index = dict(zip(there, copies, strict=True))
-        return None, *(by_index.get(index) for index in range(len(grads)))
+        copies = iter(_copied([grad for grad in grads if grad is not None], torch.float32))
+        return None, *(None if grad is None else next(copies) for grad in grads)
 
 
-def _copied(tensors: Sequence[Any], dtypes: Sequence[torch.dtype]) -> list[Tensor]:
-    copies = [torch.empty_like(tensor, dtype=dtype) for tensor, dtype in zip(tensors, dtypes, strict=True)]
+def _copied(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    copies = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
     if copies:
         torch._foreach_copy_(copies, list(tensors))
     return copies

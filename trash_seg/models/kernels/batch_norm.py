@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from trash_seg.models.kernels.tiles import CHANNELS, Tile, fits
+from trash_seg.models.kernels.tiles import CHANNELS, Tile, fits, load, own_channels, pixels_at
 
 SUM_TILE, MAP_TILE = Tile(rows=128, warps=8), Tile(rows=64, warps=4)
 """Of the kernels that sum, and of those that make a map."""
@@ -71,20 +71,15 @@ def _sum_values(
 
     Summed are distances from the mean of the part's first pixels, which keeps digits.
     """
-    channels = channels // VECTOR * VECTOR
-    channel, part = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.program_id(1)
-    is_channel = channel < channels
+    channels, channel, is_channel = own_channels(channels, VECTOR, CHANNELS)
+    part = tl.program_id(1)
     begin, end = part * chunk, tl.minimum((part + 1) * chunk, rows)
-    row = begin + tl.arange(0, ROWS)
-    mask = (row < end)[:, None] & is_channel[None, :]
-    value = tl.load(input + row[:, None] * channels + channel[None, :], mask=mask, other=0.0).to(tl.float32)
-    shift = tl.sum(value, 0) / tl.minimum(end - begin, ROWS)
+    place, mask = pixels_at(begin, end, 0, channels, channel, ROWS)
+    shift = tl.sum(load(input, place, mask), 0) / tl.minimum(end - begin, ROWS)
     total, squares = tl.zeros((ROWS, CHANNELS), tl.float32), tl.zeros((ROWS, CHANNELS), tl.float32)
     for first in range(begin, end, ROWS):
-        row = first + tl.arange(0, ROWS)
-        mask = (row < end)[:, None] & is_channel[None, :]
-        value = tl.load(input + row[:, None] * channels + channel[None, :], mask=mask, other=0.0).to(tl.float32)
-        value = tl.where(mask, value - shift[None, :], 0.0)
+        place, mask = pixels_at(first, end, 0, channels, channel, ROWS)
+        value = tl.where(mask, load(input, place, mask) - shift[None, :], 0.0)
         total += value
         squares += value * value
     distance = tl.sum(total, 0) / (end - begin)
@@ -104,9 +99,8 @@ def _normalize(
     A program takes `chunk` of the `area` pixels of an image; `sums` are of `part_rows` pixels each. HAS_MEANS: the
     output's sum there, by the area, goes to `output_means` (images, programs, channels).
     """
-    channels = channels // VECTOR * VECTOR
-    channel, part, image = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.program_id(1), tl.program_id(2)
-    is_channel = channel < channels
+    channels, channel, is_channel = own_channels(channels, VECTOR, CHANNELS)
+    part, image = tl.program_id(1), tl.program_id(2)
     means = _load_parts(sums, 0, channel, is_channel, channels, parts, MAX_PARTS)
     squares = _load_parts(sums, 1, channel, is_channel, channels, parts, MAX_PARTS)
     index = tl.arange(0, MAX_PARTS)
@@ -125,15 +119,13 @@ def _normalize(
         tl.store(running_var + channel, before + momentum * (unbiased - before), mask=is_channel)
         if tl.program_id(0) == 0:
             tl.store(num_batches, tl.load(num_batches) + 1)
-    scale = inverse_std * tl.load(weight + channel, mask=is_channel, other=0.0)
-    offset = tl.load(bias + channel, mask=is_channel, other=0.0) - mean * scale
+    scale = inverse_std * load(weight, channel, is_channel)
+    offset = load(bias, channel, is_channel) - mean * scale
     total = tl.zeros((ROWS, CHANNELS), tl.float32)
     end = tl.minimum((part + 1) * chunk, area)
     for first in range(part * chunk, end, ROWS):
-        row = first + tl.arange(0, ROWS)
-        mask = (row < end)[:, None] & is_channel[None, :]
-        place = (image * area + row)[:, None] * channels + channel[None, :]
-        value = tl.load(input + place, mask=mask, other=0.0).to(tl.float32)
+        place, mask = pixels_at(first, end, image * area, channels, channel, ROWS)
+        value = load(input, place, mask)
         value = _activate(value * scale[None, :] + offset[None, :], ACTIVATION)
         tl.store(output + place, value.to(output.dtype.element_ty), mask=mask)
         if HAS_MEANS:
@@ -153,24 +145,22 @@ def _sum_gradients(
 
     HAS_MEANS: the output's gradient is `grad` and, for each pixel, its share of `grad_means` (images, channels).
     """
-    channels = channels // VECTOR * VECTOR
-    channel, part = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.program_id(1)
-    is_channel = channel < channels
-    mean = tl.load(statistics + channel, mask=is_channel, other=0.0)
-    inverse_std = tl.load(statistics + channels + channel, mask=is_channel, other=0.0)
-    weights = tl.load(weight + channel, mask=is_channel, other=0.0)
-    biases = tl.load(bias + channel, mask=is_channel, other=0.0)
+    channels, channel, is_channel = own_channels(channels, VECTOR, CHANNELS)
+    part = tl.program_id(1)
+    mean = load(statistics, channel, is_channel)
+    inverse_std = load(statistics, channels + channel, is_channel)
+    weights = load(weight, channel, is_channel)
+    biases = load(bias, channel, is_channel)
     total, products = tl.zeros((ROWS, CHANNELS), tl.float32), tl.zeros((ROWS, CHANNELS), tl.float32)
     end = tl.minimum((part + 1) * chunk, rows)
     for first in range(part * chunk, end, ROWS):
-        row = first + tl.arange(0, ROWS)
-        mask = (row < end)[:, None] & is_channel[None, :]
-        place = row[:, None] * channels + channel[None, :]
-        value = tl.load(input + place, mask=mask, other=0.0).to(tl.float32)
-        gradient = tl.load(grad + place, mask=mask, other=0.0).to(tl.float32)
+        place, mask = pixels_at(first, end, 0, channels, channel, ROWS)
+        value = load(input, place, mask)
+        gradient = load(grad, place, mask)
         if HAS_MEANS:
-            place = (row // area)[:, None] * channels + channel[None, :]
-            gradient += tl.load(grad_means + place, mask=mask, other=0.0).to(tl.float32) / area
+            image = (first + tl.arange(0, ROWS)) // area
+            place = image[:, None] * channels + channel[None, :]
+            gradient += load(grad_means, place, mask) / area
         value = (value - mean[None, :]) * inverse_std[None, :]
         gradient = _output_gradient(value, gradient, weights, biases, ACTIVATION)
         total += gradient
@@ -186,13 +176,12 @@ def _input_gradient(
     VECTOR: tl.constexpr, MAX_PARTS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """A program takes `chunk` of the `area` pixels of an image."""
-    channels = channels // VECTOR * VECTOR
-    channel, part, image = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.program_id(1), tl.program_id(2)
-    is_channel = channel < channels
-    mean = tl.load(statistics + channel, mask=is_channel, other=0.0)
-    inverse_std = tl.load(statistics + channels + channel, mask=is_channel, other=0.0)
-    weights = tl.load(weight + channel, mask=is_channel, other=0.0)
-    biases = tl.load(bias + channel, mask=is_channel, other=0.0)
+    channels, channel, is_channel = own_channels(channels, VECTOR, CHANNELS)
+    part, image = tl.program_id(1), tl.program_id(2)
+    mean = load(statistics, channel, is_channel)
+    inverse_std = load(statistics, channels + channel, is_channel)
+    weights = load(weight, channel, is_channel)
+    biases = load(bias, channel, is_channel)
     total = tl.sum(_load_parts(sums, 0, channel, is_channel, channels, parts, MAX_PARTS), 0)
     products = tl.sum(_load_parts(sums, 1, channel, is_channel, channels, parts, MAX_PARTS), 0)
     if (part == 0) & (image == 0):
@@ -201,14 +190,12 @@ def _input_gradient(
     total, products = total / rows, products / rows
     share = tl.zeros((CHANNELS,), tl.float32)
     if HAS_MEANS:
-        share = tl.load(grad_means + image * channels + channel, mask=is_channel, other=0.0).to(tl.float32) / area
+        share = load(grad_means, image * channels + channel, is_channel) / area
     end = tl.minimum((part + 1) * chunk, area)
     for first in range(part * chunk, end, ROWS):
-        row = first + tl.arange(0, ROWS)
-        mask = (row < end)[:, None] & is_channel[None, :]
-        place = (image * area + row)[:, None] * channels + channel[None, :]
-        value = tl.load(input + place, mask=mask, other=0.0).to(tl.float32)
-        gradient = tl.load(grad + place, mask=mask, other=0.0).to(tl.float32) + share[None, :]
+        place, mask = pixels_at(first, end, image * area, channels, channel, ROWS)
+        value = load(input, place, mask)
+        gradient = load(grad, place, mask) + share[None, :]
         value = (value - mean[None, :]) * inverse_std[None, :]
         gradient = _output_gradient(value, gradient, weights, biases, ACTIVATION)
         gradient = (gradient - total[None, :] - value * products[None, :]) * (weights * inverse_std)[None, :]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from trash_seg.models.convolutions import biased, is_depthwise
-from trash_seg.models.kernels.tiles import CHANNELS, Tile, fits
+from trash_seg.models.kernels.tiles import CHANNELS, Tile, fits, load, own_channels
 
 TAP_TILE, PIXEL_TILE = Tile(rows=64, warps=4), Tile(rows=64, warps=4)
 """Of the kernel that sums over taps, and of that which sums over pixels."""
@@ -56,9 +56,9 @@ def _sum_taps(
             meets &= (source_y < source_height) & (source_x < source_width)
             place = ((image * source_height + source_y) * source_width + source_x) * channels
             mask = meets[:, None] & is_channel[None, :]
-            value = tl.load(source + place[:, None] + channel[None, :], mask=mask, other=0.0)
-            factor = tl.load(weight + (row * TAPS + column) * channels + channel, mask=is_channel, other=0.0)
-            total += value.to(tl.float32) * factor.to(tl.float32)[None, :]
+            factor = load(weight, (row * TAPS + column) * channels + channel, is_channel)
+            value = load(source, place[:, None] + channel[None, :], mask)
+            total += value * factor[None, :]
     place = pixel[:, None] * channels + channel[None, :]
     tl.store(target + place, total.to(target.dtype.element_ty), mask=is_pixel[:, None] & is_channel[None, :])
 
@@ -72,10 +72,8 @@ def _sum_pixels(
 
     A program computes a row of the taps.
     """
-    channels = channels // VECTOR * VECTOR
-    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    channels, channel, is_channel = own_channels(channels, VECTOR, CHANNELS)
     row, part = tl.program_id(1), tl.program_id(2)
-    is_channel = channel < channels
     totals = ()
     for _ in tl.static_range(TAPS):
         totals = totals + (tl.zeros((ROWS, CHANNELS), tl.float32),)  # type: ignore[assignment]
@@ -86,15 +84,15 @@ def _sum_pixels(
         source_y = y * STRIDE - top + row * dilation
         meets = (pixel < end) & (source_y >= 0) & (source_y < source_height)
         mask = meets[:, None] & is_channel[None, :]
-        factor = tl.load(grad + pixel[:, None] * channels + channel[None, :], mask=mask, other=0.0).to(tl.float32)
+        factor = load(grad, pixel[:, None] * channels + channel[None, :], mask)
         added = ()
         for column in tl.static_range(TAPS):
             source_x = x * STRIDE - left + column * dilation
             inside = meets & (source_x >= 0) & (source_x < source_width)
             place = ((image * source_height + source_y) * source_width + source_x) * channels
             mask = inside[:, None] & is_channel[None, :]
-            value = tl.load(source + place[:, None] + channel[None, :], mask=mask, other=0.0)
-            added = added + (totals[column] + value.to(tl.float32) * factor,)  # type: ignore[assignment]
+            value = load(source, place[:, None] + channel[None, :], mask)
+            added = added + (totals[column] + value * factor,)  # type: ignore[assignment]
         totals = added
     for column in tl.static_range(TAPS):
         place = ((part * TAPS + row) * TAPS + column) * channels + channel

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trash_seg.models.kernels.tiles import CHANNELS, Tile, fits
+from trash_seg.models.kernels.tiles import CHANNELS, Tile, fits, load, own_channels, pixels_at
 
 TILE = Tile(rows=64, warps=4)
 NUM_PROGRAMS = 1024
@@ -26,16 +26,13 @@ def _scale(
     input, gates, output, rows, channels, chunk, VECTOR: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr
 ):
     """Of maps (images, rows, channels); a program takes `chunk` rows of one image."""
-    channels = channels // VECTOR * VECTOR
-    channel, part, image = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.program_id(1), tl.program_id(2)
-    is_channel = channel < channels
-    gate = tl.load(gates + image * channels + channel, mask=is_channel, other=0.0).to(tl.float32)
+    channels, channel, is_channel = own_channels(channels, VECTOR, CHANNELS)
+    part, image = tl.program_id(1), tl.program_id(2)
+    gate = load(gates, image * channels + channel, is_channel)
     end = tl.minimum((part + 1) * chunk, rows)
     for first in range(part * chunk, end, ROWS):
-        row = first + tl.arange(0, ROWS)
-        mask = (row < end)[:, None] & is_channel[None, :]
-        place = (image * rows + row)[:, None] * channels + channel[None, :]
-        value = tl.load(input + place, mask=mask, other=0.0).to(tl.float32) * gate[None, :]
+        place, mask = pixels_at(first, end, image * rows, channels, channel, ROWS)
+        value = load(input, place, mask) * gate[None, :]
         tl.store(output + place, value.to(output.dtype.element_ty), mask=mask)
 
 
@@ -45,19 +42,16 @@ def _scale_gradients(
     VECTOR: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """The input's gradient, and parts (images, programs, channels) of the gates'."""
-    channels = channels // VECTOR * VECTOR
-    channel, part, image = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.program_id(1), tl.program_id(2)
-    is_channel = channel < channels
-    gate = tl.load(gates + image * channels + channel, mask=is_channel, other=0.0).to(tl.float32)
+    channels, channel, is_channel = own_channels(channels, VECTOR, CHANNELS)
+    part, image = tl.program_id(1), tl.program_id(2)
+    gate = load(gates, image * channels + channel, is_channel)
     total = tl.zeros((ROWS, CHANNELS), tl.float32)
     end = tl.minimum((part + 1) * chunk, rows)
     for first in range(part * chunk, end, ROWS):
-        row = first + tl.arange(0, ROWS)
-        mask = (row < end)[:, None] & is_channel[None, :]
-        place = (image * rows + row)[:, None] * channels + channel[None, :]
-        slope = tl.load(grad + place, mask=mask, other=0.0).to(tl.float32)
-        total += slope * tl.load(input + place, mask=mask, other=0.0).to(tl.float32)
-        tl.store(grad_input + place, (slope * gate[None, :]).to(grad_input.dtype.element_ty), mask=mask)
+        place, mask = pixels_at(first, end, image * rows, channels, channel, ROWS)
+        gradient = load(grad, place, mask)
+        total += gradient * load(input, place, mask)
+        tl.store(grad_input + place, (gradient * gate[None, :]).to(grad_input.dtype.element_ty), mask=mask)
     tl.store(sums + (image * tl.num_programs(1) + part) * channels + channel, tl.sum(total, 0), mask=is_channel)
 
 

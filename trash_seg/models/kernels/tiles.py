@@ -3,6 +3,8 @@
 from typing import Any, NamedTuple
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 CHANNELS = 32
@@ -35,3 +37,25 @@ class Tile(NamedTuple):
     def cut(self, rows: int, parts: int) -> int:
         """Rows in each of at most so many parts of a map (at least one), a multiple of the tile's."""
         return -(-rows // (max(parts, 1) * self.rows)) * self.rows
+
+
+@triton.jit
+def own_channels(channels, VECTOR: tl.constexpr, CHANNELS: tl.constexpr) -> Any:
+    """`channels`, which the compiler then knows to be a multiple of VECTOR; those of a program; which of them exist."""
+    channels = channels // VECTOR * VECTOR
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    return channels, channel, channel < channels
+
+
+@triton.jit
+def pixels_at(first, end, origin, channels, channel, ROWS: tl.constexpr) -> Any:
+    """Places of ROWS pixels in a map's memory, of which those before `end` count; it begins at pixel `origin`."""
+    row = first + tl.arange(0, ROWS)
+    place = (origin + row)[:, None] * channels + channel[None, :]
+    return place, (row < end)[:, None] & (channel < channels)[None, :]
+
+
+@triton.jit
+def load(source, place, mask) -> Any:
+    """float32; 0 where the mask is not."""
+    return tl.load(source + place, mask=mask, other=0.0).to(tl.float32)
