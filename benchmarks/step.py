@@ -42,7 +42,7 @@ from trash_seg.models.build import build_model
 from trash_seg.models.fuse import fuse
 from trash_seg.rundir import RunDir
 from trash_seg.stop import StopRequest
-from trash_seg.training import build_loaders, make_deterministic
+from trash_seg.training import build_loaders, make_deterministic, takes_triton
 
 GOALS = {"loop / resident": 0.95, "busy": 0.90, "deterministic / loop": 1 / 1.15, "jobs side by side": 1.15}
 NUM_COMPARED = 100
@@ -52,15 +52,16 @@ NUM_COMPARED = 100
 def build_step(config: Config, dataset: Dataset, device: torch.device, *, fused: bool) -> tuple[Step, Loader, Loader]:
     """A run's step and its loaders, as `trash_seg.training.train` puts them together."""
     train, val = build_loaders(config, dataset, device)
+    capture = config.runtime.step != "eager" and device.type == "cuda"
     torch.manual_seed(0)
     model = build_model(config)
     if fused:
-        fuse(model, device=device, channels_last=config.training.channels_last)
+        fuse(model, device=device, triton=takes_triton(config.training, captured=capture))
     criterion = build_loss(config.loss, pixels=None, device=device, deterministic=config.training.deterministic)
     step = Step(
         model, config=config, criterion=criterion, steps_per_epoch=train.num_batches, device=device,
         train_samples=train.samples, val_samples=val.samples,
-        capture=config.runtime.step != "eager" and device.type == "cuda",
+        capture=capture,
     )  # fmt: skip
     return step, train, val
 

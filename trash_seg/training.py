@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from trash_seg.config import Config
+from trash_seg.config import Config, TrainingConfig
 from trash_seg.data.dataset import Dataset, open_dataset
 from trash_seg.data.device import DeviceLoader, num_bytes, runs_on_device
 from trash_seg.data.loader import Loader
@@ -80,7 +80,7 @@ def train(config: Config, files: RunDir, *, stop: StopRequest, notes: Notes, num
     )
     if device.type == "cpu":
         keep_freed_memory()
-    fuse(model, device=device, channels_last=config.training.channels_last)
+    fuse(model, device=device, triton=takes_triton(config.training, captured=capture))
     dataset = open_dataset(config.data, image_size=config.training.image_size, runtime=config.runtime)
     notes.note_data(
         fingerprint=dataset.fingerprint,
@@ -118,6 +118,14 @@ def train(config: Config, files: RunDir, *, stop: StopRequest, notes: Notes, num
     stop.raise_if_lock_lost()
     write_samples(files, step=step, split=dataset.val, config=config)
     files.previous_path.unlink(missing_ok=True)  # three times the network's size, and of no more use
+
+
+def takes_triton(training: TrainingConfig, *, captured: bool) -> bool:
+    """Whether a network is to have Triton's kernels: they save the device's time, but cost the host's, step by step.
+
+    In deterministic mode an eager run has them too, and equals the captured one to the last bit.
+    """
+    return training.channels_last and (captured or training.deterministic)
 
 
 def make_deterministic(asked: bool) -> None:

@@ -22,7 +22,7 @@ from trash_seg.engine.step import Step
 from trash_seg.engine.warm_up import DTYPES, _use_cuda, cuda_warming_up
 from trash_seg.models.build import build_model
 from trash_seg.models.fuse import fuse
-from trash_seg.training import make_deterministic
+from trash_seg.training import make_deterministic, takes_triton
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -123,6 +123,21 @@ def test_a_graph_needs_a_gpu(train: Train, monkeypatch: pytest.MonkeyPatch) -> N
     assert "Traceback" not in answer.output
 
 
+@pytest.mark.parametrize(
+    ("overrides", "captured", "takes"),
+    [
+        ((), True, True),
+        ((), False, False),
+        (("training.deterministic=true",), False, True),
+        (("training.deterministic=true", "training.channels_last=false"), True, False),
+    ],
+)
+def test_kernels_are_for_captured_steps_and_their_equals(
+    overrides: tuple[str, ...], captured: bool, takes: bool
+) -> None:
+    assert takes_triton(compose_config(overrides).training, captured=captured) == takes
+
+
 @pytest.fixture
 def deterministic() -> Iterator[None]:
     """Deterministic mode, for the test alone."""
@@ -139,7 +154,7 @@ def on_cuda(*overrides: str, criterion: Criterion | None = None) -> tuple[Step, 
     loader = DeviceLoader(SPLIT, batch_size=8, device=device, seed=3, augmentation=LOG, shuffle=True, drop_last=True)
     built = build_loss(config.loss, pixels=np.ones(12, np.int64), device=device, deterministic=True)
     model = build_model(config)
-    fuse(model, device=device, channels_last=config.training.channels_last)
+    fuse(model, device=device, triton=takes_triton(config.training, captured=config.runtime.step != "eager"))
     step = Step(
         model, config=config, criterion=criterion or built, steps_per_epoch=loader.num_batches,
         device=device, train_samples=loader.samples, val_samples=loader.samples,
@@ -256,7 +271,7 @@ def test_the_fused_network_is_the_same_function_on_a_gpu() -> None:
         torch.manual_seed(0)
         plain = build_model(config).cuda().eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         fused = copy.deepcopy(plain)
-        fuse(fused, device=torch.device("cuda"), channels_last=True)
+        fuse(fused, device=torch.device("cuda"), triton=True)
         for dtype, tolerance in ((torch.float32, 1e-2), (torch.float16, 3e-2)):
             with torch.no_grad(), torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
                 torch.testing.assert_close(fused(images), plain(images), rtol=tolerance, atol=tolerance)

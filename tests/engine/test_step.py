@@ -213,7 +213,7 @@ def test_weights_cast_together_are_those_that_autocast_casts(decoder: str) -> No
     device = torch.device("cpu")
     torch.manual_seed(0)
     built = build_model(config)
-    fuse(built, device=device, channels_last=True)
+    fuse(built, device=device, triton=True)
     images = torch.randint(255, (2, 3, 64, 64), dtype=torch.uint8)
     results = []
     for together in (False, True):

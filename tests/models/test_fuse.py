@@ -48,7 +48,7 @@ def test_the_fused_network_is_the_same_function_of_the_same_weights(
     torch.manual_seed(0)
     plain = smp.create_model(decoder, encoder, encoder_weights=None, classes=3, **options).double()
     fused = copy.deepcopy(plain)
-    fuse(fused, device=CPU, channels_last=True)
+    fuse(fused, device=CPU, triton=True)
     kinds = [type(module) for module in fused.modules()]
     assert kinds.count(UpsamplingConv2d) == num_upsampling
     assert kinds.count(TrimmedConv2d) == num_trimmed
@@ -71,7 +71,7 @@ def test_outer_weights_are_left_out_only_where_they_meet_padding(size: int, dila
     conv = nn.Conv2d(2, 2, 3, padding=dilation, dilation=dilation)
     images = torch.randn(1, 2, size, size)
     expected = conv(images)
-    fuse(conv, device=CPU, channels_last=True)
+    fuse(conv, device=CPU, triton=True)
     value = conv(images)
     torch.testing.assert_close(value, expected)
     value.sum().backward()
@@ -85,7 +85,7 @@ def test_shifted_products_are_the_depthwise_convolution(size: tuple[int, int], d
     torch.manual_seed(0)
     plain = nn.Conv2d(3, 3, 3, padding=dilation, dilation=dilation, groups=3, dtype=torch.float64)
     shifted = copy.deepcopy(plain)
-    fuse(shifted, device=CPU, channels_last=True)
+    fuse(shifted, device=CPU, triton=True)
     assert type(shifted) is ShiftedConv2d
     images, target = torch.randn(2, 2, 3, *size, dtype=torch.float64)
     results = []
@@ -108,7 +108,7 @@ def test_gradients_by_another_way_are_those_of_the_depthwise_convolution(
     torch.manual_seed(0)
     plain = nn.Conv2d(3, 3, kernel, stride=stride, padding=padding, groups=3, dtype=dtype)
     other = copy.deepcopy(plain)
-    fuse(other, device=CPU, channels_last=True)
+    fuse(other, device=CPU, triton=True)
     assert type(other) is DepthwiseConv2d
     images = torch.randn(2, 3, 13, 16, dtype=dtype)
     results = []
@@ -125,7 +125,7 @@ def test_gradients_by_another_way_are_those_of_the_depthwise_convolution(
 
 def test_what_an_efficientnet_pads_by_itself_before_it_strides_is_found() -> None:
     network = smp.create_model("FPN", "efficientnet-b0", encoder_weights=None)
-    fuse(network, device=CPU, channels_last=True)
+    fuse(network, device=CPU, triton=True)
     kinds = [type(module) for module in network.modules()]
     assert kinds.count(PaddingDepthwiseConv2d) == sum(
         max(module.stride) > 1 and module.groups > 1 for module in network.modules() if isinstance(module, nn.Conv2d)
@@ -135,7 +135,7 @@ def test_what_an_efficientnet_pads_by_itself_before_it_strides_is_found() -> Non
 
 def test_mixed_precision_gives_gradients_in_the_weights_precision() -> None:
     conv = nn.Conv2d(4, 4, 5, stride=2, padding=2, groups=4)
-    fuse(conv, device=CPU, channels_last=True)
+    fuse(conv, device=CPU, triton=True)
     images = torch.randn(2, 4, 16, 16, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         value = conv(images)
@@ -150,13 +150,13 @@ def test_mixed_precision_gives_gradients_in_the_weights_precision() -> None:
 )
 def test_other_depthwise_convolutions_are_left_alone(options: dict[str, object]) -> None:
     conv = nn.Conv2d(2, 2, 5, groups=2, **options)  # type: ignore[arg-type]
-    fuse(conv, device=CPU, channels_last=True)
+    fuse(conv, device=CPU, triton=True)
     assert type(conv) is nn.Conv2d
 
 
 def test_a_depthwise_convolution_that_makes_more_channels_is_no_sum_of_shifted_ones() -> None:
     conv = nn.Conv2d(2, 4, 3, padding=2, dilation=2, groups=2)
-    fuse(conv, device=CPU, channels_last=True)
+    fuse(conv, device=CPU, triton=True)
     assert type(conv) is TrimmedConv2d
 
 
@@ -164,7 +164,7 @@ def test_a_dilated_convolution_whose_padding_is_not_zeros_is_left_alone() -> Non
     conv = nn.Conv2d(2, 2, 3, padding=8, dilation=8, padding_mode="circular")
     images = torch.randn(1, 2, 8, 8)
     expected = conv(images)
-    fuse(conv, device=CPU, channels_last=True)
+    fuse(conv, device=CPU, triton=True)
     torch.testing.assert_close(conv(images), expected)
 
 
@@ -174,7 +174,7 @@ def test_a_gpu_keeps_what_it_does_fast() -> None:
     torch.manual_seed(0)
     plain = smp.create_model("Unet", "efficientnet-b0", encoder_weights=None, classes=3)
     fused = copy.deepcopy(plain)
-    fuse(fused, device=cuda, channels_last=True)
+    fuse(fused, device=cuda, triton=True)
     kinds = [type(module) for module in fused.modules()]
     assert (kinds.count(UpsamplingConv2d), kinds.count(AlignedConv2d)) == (5, 1)
     assert not {DepthwiseConv2d, PaddingDepthwiseConv2d} & set(kinds)
@@ -187,7 +187,7 @@ def test_half_precision_makes_results_in_multiples_of_eight(classes: int) -> Non
     torch.manual_seed(0)
     plain = SegmentationHead(16, classes)
     aligned = copy.deepcopy(plain)
-    fuse(aligned, device=torch.device("cuda"), channels_last=True)
+    fuse(aligned, device=torch.device("cuda"), triton=True)
     assert isinstance(aligned[0], AlignedConv2d) == (classes != 8)
     images = torch.randn(2, 16, 8, 8)
     results = []
@@ -205,7 +205,7 @@ def test_half_precision_makes_results_in_multiples_of_eight(classes: int) -> Non
 
 def test_a_fixed_kernel_gives_the_same_without_the_weights_it_stands_for() -> None:
     block = UnetDecoderBlock(in_channels=4, skip_channels=3, out_channels=5).eval()
-    fuse(block, device=CPU, channels_last=True)
+    fuse(block, device=CPU, triton=True)
     features, skip = torch.randn(2, 4, 8, 8), torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         expected = block(features, 16, 16, skip)

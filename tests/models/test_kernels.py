@@ -182,7 +182,8 @@ def test_gates_scale_a_map(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     assert_equal(lambda *values: [excite(*values)], lambda *values: [torch.mul(*values)], given, TOLERANCE[dtype])
 
 
-def test_a_block_of_an_efficientnet_is_the_same_function() -> None:
+def test_a_block_of_an_efficientnet_is_the_same_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # of the block's other convolutions
     network = smp.create_model("Unet", "efficientnet-b0", encoder_weights=None)
     for index in (0, 2):  # without and with expansion, and a residual
         torch.manual_seed(index)
@@ -262,11 +263,11 @@ def test_kernels_compile_for_a_gpu_and_load_whole_vectors() -> None:
 def test_where_triton_works_a_network_for_a_gpu_uses_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernels.are_usable(DEVICE)
     monkeypatch.setattr(kernels, "are_usable", lambda device: device.type == "cuda")
-    for channels_last in (True, False):
+    for triton in (True, False):
         network = smp.create_model("Unet", "efficientnet-b0", encoder_weights=None, classes=3)
-        fuse(network, device=torch.device("cuda"), channels_last=channels_last)
+        fuse(network, device=torch.device("cuda"), triton=triton)
         kinds = {type(module) for module in network.modules()}
-        assert ({TritonBatchNorm2d, TritonDepthwiseConv2d, TritonMBConvBlock} <= kinds) == channels_last
+        assert ({TritonBatchNorm2d, TritonDepthwiseConv2d, TritonMBConvBlock} <= kinds) == triton
         assert {AlignedConv2d, UpsamplingConv2d} <= kinds
 
 
@@ -286,5 +287,5 @@ def test_where_triton_does_not_work_one_line_says_why(
     assert message.startswith(f"network: Triton does not work here, so that steps take longer ({reason}")
     monkeypatch.setattr(kernels, "are_usable", lambda device: False)
     network = nn.Sequential(nn.BatchNorm2d(8))
-    fuse(network, device=torch.device("cuda"), channels_last=True)
+    fuse(network, device=torch.device("cuda"), triton=True)
     assert type(network[0]) is nn.BatchNorm2d

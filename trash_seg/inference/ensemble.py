@@ -36,7 +36,7 @@ class Member:
         self.precision, self.image_size = training.precision, training.image_size
         self.forward = Forward(training, device=device)
         self.model = self.forward.place_model(run.model)
-        fuse(self.model, device=device, channels_last=training.channels_last)  # as in training, to the last bit
+        fuse(self.model, device=device, triton=training.channels_last)  # as in a captured run, to the last bit
         stride = int(self.model.encoder.output_stride)  # type: ignore[union-attr, arg-type]
         scaled = [max(round(self.image_size * scale / stride), 1) * stride for scale in scales if scale != 1]
         self.sizes = [*([self.image_size] if 1 in scales else []), *scaled]

@@ -25,16 +25,16 @@ from trash_seg.models.convolutions import (
 )
 
 
-def fuse(model: nn.Module, *, device: torch.device, channels_last: bool) -> None:
+def fuse(model: nn.Module, *, device: torch.device, triton: bool) -> None:
     """Changes the network in place: upsampling blocks of Unet and Unet++, padding, and slow kinds of layers.
 
     Args:
         model: The network.
         device: It is to run on; what is slow differs.
-        channels_last: Its maps are in this order, which Triton's kernels need.
+        triton: Put in Triton's kernels, on a GPU where they work. Maps must be in channels_last order.
     """
     on_cpu = device.type == "cpu"
-    if not on_cpu and channels_last and kernels.are_usable(device):
+    if triton and not on_cpu and kernels.are_usable(device):
         from trash_seg.models.kernels.swap import swap_modules  # Triton is not there on every system
 
         swap_modules(model)
